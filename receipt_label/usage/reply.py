@@ -1,0 +1,69 @@
+"""The normalised reading of one reply of an AI service.
+
+Every adapter of a vendor family turns what that vendor sends into these types; the tracker and the
+price book know nothing else. Token counts follow the OpenTelemetry GenAI meaning: input includes
+cached reads and writes, output includes reasoning. ``None`` is unknown, ``0`` a known zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Billable units of one call.
+
+    ``details`` holds further units by name, in genai-prices' vocabulary where it has one
+    (``cache_write_5m_tokens``, ``cache_write_1h_tokens``, ``input_audio_tokens``,
+    ``output_audio_tokens``, ``web_searches``, ...). Token details are subsets of the five counts
+    above, never additions to them.
+    """
+
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    details: Mapping[str, int | float] = field(default_factory=dict)
+
+
+Fault = Literal["no_usage", "inconsistent_usage", "failed_call"]
+Status = Literal["complete", "partial", "aborted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A finished call of an AI service: what was called, and what it used.
+
+    ``usage`` is None when the reply carries none that can be believed; ``fault`` then says why, and
+    figures that contradict each other are kept in ``metadata``. ``created`` is the vendor's own time
+    of the reply (aware, UTC) or None. ``price_context`` selects the price variant in genai-prices'
+    words (``service_tier``, ``processing``, ``speed``, ...).
+    """
+
+    service: str
+    model: str
+    operation: str
+    request_model: str | None = None
+    response_id: str | None = None
+    created: datetime | None = None
+    usage: Usage | None = None
+    provider_cost_usd: Decimal | None = None
+    price_context: Mapping[str, str] = field(default_factory=dict)
+    status: Status = "complete"
+    fault: Fault | None = None
+    error: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Not a finished, billable reply. ``reason`` is ``not_finished`` or ``not_usage``."""
+
+    reason: Literal["not_finished", "not_usage"]
+    what: str = ""
