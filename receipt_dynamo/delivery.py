@@ -1,0 +1,203 @@
+"""Delivery: from the segments of one spool directory into the store.
+
+Put, ack, unlink, in that order; each step may be repeated without harm. A record leaves the spool
+only when the store has acknowledged it, or when it lies in ``dead/`` or ``quarantine/``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
+from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
+from receipt_dynamo.errors import UsageError
+from receipt_dynamo.spool.reader import SegmentReader, list_segments, set_aside
+from receipt_dynamo.spool.segment import HEADER_BYTES, Lines, UnknownFormatError, split_lines
+from receipt_dynamo.store import Batch, StoredRecord, UsageStore
+from receipt_dynamo.utils.clock import Clock
+
+__all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport"]
+
+BATCH_RECORDS = 500
+_BUSY_SECONDS = 60.0  # how long to wait for a store that others use
+_SLICE_SECONDS = 0.5  # how long one drainer keeps the store before others may have it
+_log = logging.getLogger("receipt_dynamo.delivery")
+_decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
+_decode_gap = msgspec.json.Decoder(Gap).decode
+
+
+@dataclass(slots=True)
+class DeliveryReport:
+    """What one run has done. ``finished``: nothing is left of what the spool held at its start."""
+
+    delivered: int = 0
+    dead: int = 0
+    bad_lines: int = 0
+    failed_segments: int = 0
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class _Parsed:
+    records: list[StoredRecord] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    dead: list[bytes] = field(default_factory=list)
+
+
+class Delivery:
+    """Drains one spool directory. Used by one thread at a time; several processes may drain at once,
+    the store's ``exclusive`` keeps them apart."""
+
+    def __init__(self, directory: Path, store: UsageStore, clock: Clock) -> None:
+        self._directory = directory
+        self._store = store
+        self._clock = clock
+        self._warned: set[str] = set()
+
+    def run(
+        self,
+        deadline: float,
+        progress: Callable[[int], None] | None = None,
+    ) -> DeliveryReport:
+        """Take in what the spool holds at this moment, until ``deadline`` (monotonic seconds).
+
+        A segment that fails is left for the next run and never stops the others. Raises StoreError
+        when the store itself cannot be used.
+        """
+        report = DeliveryReport()
+        segments = list_segments(self._directory)
+        for path in segments:
+            if not self._drain_segment(path, deadline, report, progress):
+                break
+        else:
+            report.finished = report.failed_segments == 0
+        if len(segments) == 0 or report.finished:
+            self._prune(deadline)
+        return report
+
+    def _prune(self, deadline: float) -> None:
+        with self._store.exclusive(self._left(deadline)):
+            self._store.prune_positions([path.name for path in list_segments(self._directory)])
+
+    def _left(self, deadline: float) -> float:
+        return min(_BUSY_SECONDS, max(0.0, deadline - self._clock.monotonic()))
+
+    def _drain_segment(
+        self,
+        path: Path,
+        deadline: float,
+        report: DeliveryReport,
+        progress: Callable[[int], None] | None,
+    ) -> bool:
+        """Drain one segment; return False when time is up."""
+        try:
+            with SegmentReader(path) as segment:
+                goal = segment.size()
+                while True:
+                    with self._store.exclusive(self._left(deadline)):
+                        more = self._drain_slice(segment, goal, report, progress)
+                    if not more:
+                        return True
+                    if self._clock.monotonic() >= deadline:
+                        return False
+        except FileNotFoundError:
+            return True  # another drainer has finished it
+        except UnknownFormatError as error:
+            self._warn_once(path, f"is of another format ({error}); it is left alone")
+        except OSError as error:
+            report.failed_segments += 1
+            self._warn_once(path, f"cannot be drained now: {error}")
+        return True
+
+    def _drain_slice(
+        self,
+        segment: SegmentReader,
+        goal: int,
+        report: DeliveryReport,
+        progress: Callable[[int], None] | None,
+    ) -> bool:
+        """Drain for a while under the store's lock; return whether records are left below ``goal``."""
+        if segment.is_gone():
+            return False
+        until = self._clock.monotonic() + _SLICE_SECONDS
+        acked = segment.acked()
+        position = self._store.position(segment.name)
+        offset = acked if position is None else max(position, HEADER_BYTES)
+        while True:
+            sealed = segment.is_sealed()
+            size = segment.size()
+            lines = segment.read(offset, BATCH_RECORDS)
+            if lines.end == offset and sealed and size > offset:
+                lines = _read_tail(segment.tail(offset), size)
+            if lines.end > offset:
+                delivered = self._deliver(segment, lines, report)
+                offset = lines.end
+                if progress is not None:
+                    progress(delivered)
+            if sealed and offset >= size:
+                segment.remove()
+                return False
+            if lines.end == size or offset >= goal or not (lines.payloads or lines.bad):
+                return False
+            if self._clock.monotonic() >= until:
+                return True
+
+    def _deliver(self, segment: SegmentReader, lines: Lines, report: DeliveryReport) -> int:
+        parsed = _parse(lines.payloads)
+        if lines.bad:
+            set_aside(self._directory / "quarantine", f"{segment.name}.bad", lines.bad)
+            _log.warning("%s: %d damaged lines are in quarantine/", segment.path, len(lines.bad))
+        if parsed.dead:
+            set_aside(self._directory / "dead", f"{segment.name}.jsonl", parsed.dead)
+            _log.error(
+                "%s: %d records can never be stored; see dead/", segment.path, len(parsed.dead)
+            )
+        outcome = self._store.write(
+            Batch(
+                records=parsed.records,
+                gaps=parsed.gaps,
+                segment=segment.name,
+                position=lines.end,
+            )
+        )
+        segment.ack(lines.end)
+        report.delivered += outcome.acknowledged
+        report.dead += len(parsed.dead)
+        report.bad_lines += len(lines.bad)
+        return outcome.acknowledged
+
+    def _warn_once(self, path: Path, what: str) -> None:
+        if path.name not in self._warned:
+            self._warned.add(path.name)
+            _log.warning("the spool segment %s %s", path, what)
+
+
+def _read_tail(tail: bytes, size: int) -> Lines:
+    """Read the end of a sealed segment that lacks its newline.
+
+    A writer killed within its write leaves a torn record, which was never answered STORED; a whole
+    record that lacks only its newline is kept.
+    """
+    lines = split_lines(tail + b"\n", size - len(tail), 1)
+    return Lines(lines.payloads, lines.bad, size)
+
+
+def _parse(payloads: list[bytes]) -> _Parsed:
+    parsed = _Parsed()
+    for payload in payloads:
+        try:
+            if payload.startswith(GAP_PREFIX):
+                parsed.gaps.append(_decode_gap(payload))
+            else:
+                parsed.records.append(StoredRecord(_decode_metric(payload), payload))
+        except (msgspec.MsgspecError, ValueError, UsageError) as error:
+            reason = msgspec.json.encode(
+                {"reason": str(error), "record": payload.decode("utf-8", "replace")}
+            )
+            parsed.dead.append(reason)
+    return parsed

@@ -1,0 +1,88 @@
+"""The tally of what was lost: counted at once, written as gap records as soon as may be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from receipt_dynamo.entities.gap import Gap
+from receipt_dynamo.entities.request_id import mint_request_id
+from receipt_dynamo.store import add_exactly
+
+__all__ = ["DropTally"]
+
+
+@dataclass(slots=True)
+class _Lost:
+    count: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal | None = None
+
+
+class DropTally:
+    """Counts drops by reason, service and model. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Guarded by _lock
+        self._unwritten: dict[tuple[str, str | None, str | None], _Lost] = {}
+        self._by_reason: dict[str, int] = {}
+
+    def add(  # one argument per figure that a gap keeps
+        self,
+        reason: str,
+        *,
+        service: str | None = None,
+        model: str | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cost_usd: Decimal | None = None,
+    ) -> int:
+        """Count one lost record; return how many were lost for this reason since the start."""
+        with self._lock:
+            lost = self._unwritten.setdefault((reason, service, model), _Lost())
+            lost.count += 1
+            lost.input_tokens += input_tokens
+            lost.output_tokens += output_tokens
+            lost.cost_usd = add_exactly(lost.cost_usd, cost_usd)
+            total = self._by_reason.get(reason, 0) + 1
+            self._by_reason[reason] = total
+            return total
+
+    def by_reason(self) -> Mapping[str, int]:
+        """Return how many records this process lost, by reason."""
+        with self._lock:
+            return dict(self._by_reason)
+
+    def take(self, now: datetime) -> list[Gap]:
+        """Return the losses since the last call as gap records; the caller writes them or gives them
+        back with ``restore``."""
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, {}
+        return [
+            Gap(
+                gap=mint_request_id(),
+                timestamp=now,
+                reason=reason,
+                count=lost.count,
+                service=service,
+                model=model,
+                input_tokens=lost.input_tokens,
+                output_tokens=lost.output_tokens,
+                cost_usd=lost.cost_usd,
+            )
+            for (reason, service, model), lost in unwritten.items()
+        ]
+
+    def restore(self, gap: Gap) -> None:
+        """Take back a gap that could not be written."""
+        with self._lock:
+            lost = self._unwritten.setdefault((gap.reason, gap.service, gap.model), _Lost())
+            lost.count += gap.count
+            lost.input_tokens += gap.input_tokens
+            lost.output_tokens += gap.output_tokens
+            lost.cost_usd = add_exactly(lost.cost_usd, gap.cost_usd)

@@ -1,0 +1,247 @@
+"""AIUsageMetric: one paid call, validated once, never changed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from receipt_dynamo.entities import checks
+from receipt_dynamo.entities.frozen import FrozenDict
+from receipt_dynamo.entities.request_id import mint_request_id
+
+__all__ = ["PRICE_SOURCES", "STATUSES", "UNPRICED_REASONS", "AIUsageMetric"]
+
+PRICE_SOURCES = frozenset(
+    {
+        "caller",
+        "override",
+        "per_request",
+        "provider",
+        "genai-prices",
+        "declared_free",
+        "not_billable",
+    }
+)
+UNPRICED_REASONS = frozenset(
+    {
+        "unknown_model",
+        "no_usage",
+        "failed_call",
+        "unknown_unit",
+        "inconsistent_usage",
+        "price_error",
+        "not_priced",
+    }
+)
+STATUSES = frozenset({"complete", "partial", "aborted"})
+
+_ID_FIELDS = (
+    "price_version",
+    "user_id",
+    "job_id",
+    "batch_id",
+    "conversation_id",
+    "session_id",
+    "tool",
+    "skill",
+    "subagent",
+    "response_id",
+    "environment",
+    "deployment_version",
+)
+_ID_BYTES = 256
+_REQUEST_ID_BYTES = 512
+_NOTHING = FrozenDict()
+
+
+class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
+    """One call of a paid service: what was called, for whom, what it used and what it cost.
+
+    Immutable and thread-safe; validated once, here. Raises a ValueError that names the field and
+    the value. Its identity is (service, timestamp, request_id): both stores are unique on exactly
+    that, and a later arrival replaces an earlier one. Without ``request_id`` one is minted.
+
+    Units: tokens and calls are counts, ``latency_ms`` is milliseconds, money is USD as Decimal of
+    up to 38 digits. ``input_tokens`` includes cached reads and writes, ``output_tokens`` includes
+    reasoning (the OpenTelemetry GenAI meaning). None is unknown, 0 a known zero; ``total_tokens``
+    is always input + output. Exactly one of ``cost_usd`` and ``unpriced_reason`` is set; a metric
+    with neither is ``not_priced``. Ids are text of 1 to 256 bytes (``request_id`` 512), the empty
+    text means None. ``error`` is cut after 4,096 bytes. ``metadata`` is JSON; a read-only deep copy
+    is kept, so the caller's dict is never touched.
+    """
+
+    service: str
+    model: str
+    operation: str
+    timestamp: datetime
+    request_id: str = ""
+    api_calls: int = 1
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    usage_details: Mapping[str, int | float] = msgspec.field(default_factory=dict)
+    cost_usd: Decimal | None = None
+    price_source: str | None = None
+    price_version: str | None = None
+    provider_cost_usd: Decimal | None = None
+    unpriced_reason: str | None = None
+    latency_ms: float | None = None
+    status: str = "complete"
+    user_id: str | None = None
+    job_id: str | None = None
+    batch_id: str | None = None
+    github_pr: int | None = None
+    conversation_id: str | None = None
+    session_id: str | None = None
+    tool: str | None = None
+    skill: str | None = None
+    subagent: str | None = None
+    response_id: str | None = None
+    environment: str | None = None
+    deployment_version: str | None = None
+    error: str | None = None
+    metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_identity(self)
+        _check_tokens(self)
+        _check_money(self)
+        _check_attribution(self)
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    @property
+    def identity(self) -> tuple[str, datetime, str]:
+        """What makes this the same record as another: service, timestamp (UTC), request id."""
+        return self.service, self.timestamp, self.request_id
+
+    def to_item(self) -> dict[str, Any]:
+        """Return the DynamoDB attributes (camelCase, exact Decimals), without keys and Nones."""
+        from receipt_dynamo.entities.item import to_item  # noqa: PLC0415 - off the recording path
+
+        return to_item(self)
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any]) -> AIUsageMetric:
+        """Return the metric of DynamoDB attributes. Keys and unknown attributes are ignored.
+
+        Raises ValueError that names the attribute when one is missing or of the wrong kind.
+        """
+        from receipt_dynamo.entities.item import from_item  # noqa: PLC0415 - off the recording path
+
+        return from_item(item)
+
+
+def _check_identity(metric: AIUsageMetric) -> None:
+    service = checks.check_service(metric.service)
+    if service is not metric.service:
+        force_setattr(metric, "service", service)
+    for name in ("model", "operation"):
+        if checks.check_text(name, getattr(metric, name), _ID_BYTES) is None:
+            raise ValueError(f"{name}={getattr(metric, name)!r} is empty: name the {name}")
+    timestamp = checks.check_timestamp("timestamp", metric.timestamp)
+    if timestamp is not metric.timestamp:
+        force_setattr(metric, "timestamp", timestamp)
+    request_id = checks.check_text("request_id", metric.request_id, _REQUEST_ID_BYTES)
+    if request_id is None:
+        force_setattr(metric, "request_id", mint_request_id())
+
+
+def _check_tokens(metric: AIUsageMetric) -> None:
+    check = checks.check_count
+    if check("api_calls", metric.api_calls) is None:
+        raise ValueError("api_calls=None is no count: pass 1 for one call")
+    tokens_in = check("input_tokens", metric.input_tokens)
+    tokens_out = check("output_tokens", metric.output_tokens)
+    cached = check("cached_input_tokens", metric.cached_input_tokens)
+    written = check("cache_write_tokens", metric.cache_write_tokens)
+    reasoning = check("reasoning_tokens", metric.reasoning_tokens)
+    if tokens_in is not None and (cached or 0) + (written or 0) > tokens_in:
+        raise ValueError(
+            f"cached_input_tokens={cached} and cache_write_tokens={written} are more than "
+            f"input_tokens={tokens_in}: input includes cached reads and writes"
+        )
+    if tokens_out is not None and (reasoning or 0) > tokens_out:
+        raise ValueError(
+            f"reasoning_tokens={reasoning} is more than output_tokens={tokens_out}: "
+            "output includes reasoning"
+        )
+    total = check("total_tokens", metric.total_tokens)
+    if tokens_in is not None and tokens_out is not None:
+        expected = tokens_in + tokens_out
+        if total is None:
+            force_setattr(metric, "total_tokens", expected)
+        elif total != expected:
+            raise ValueError(
+                f"total_tokens={total} is not input_tokens + output_tokens = {expected}: leave it out"
+            )
+    elif total is not None:
+        raise ValueError(
+            f"total_tokens={total} cannot be told apart: give input_tokens and output_tokens"
+        )
+    if metric.usage_details:
+        force_setattr(
+            metric, "usage_details", checks.check_details("usage_details", metric.usage_details)
+        )
+    else:
+        force_setattr(metric, "usage_details", _NOTHING)
+
+
+def _check_money(metric: AIUsageMetric) -> None:
+    cost = metric.cost_usd
+    if cost is None:
+        reason = metric.unpriced_reason
+        if reason is None or reason == "":
+            force_setattr(metric, "unpriced_reason", "not_priced")
+        else:
+            checks.check_choice("unpriced_reason", reason, UNPRICED_REASONS)
+        if metric.price_source is not None:
+            raise ValueError(
+                f"price_source={metric.price_source!r} without cost_usd: a source needs a price"
+            )
+    else:
+        exact = checks.check_money("cost_usd", cost)
+        if exact is not cost:
+            force_setattr(metric, "cost_usd", exact)
+        if metric.unpriced_reason is not None:
+            raise ValueError(
+                f"cost_usd={cost} and unpriced_reason={metric.unpriced_reason!r}: set only one"
+            )
+        if metric.price_source is None:
+            force_setattr(metric, "price_source", "caller")
+        else:
+            checks.check_choice("price_source", metric.price_source, PRICE_SOURCES)
+    if metric.provider_cost_usd is not None:
+        provider = checks.check_money("provider_cost_usd", metric.provider_cost_usd)
+        force_setattr(metric, "provider_cost_usd", provider)
+
+
+def _check_attribution(metric: AIUsageMetric) -> None:
+    if metric.latency_ms is not None:
+        latency = checks.check_milliseconds("latency_ms", metric.latency_ms)
+        force_setattr(metric, "latency_ms", latency)
+    if metric.status != "complete":
+        checks.check_choice("status", metric.status, STATUSES)
+    for name in _ID_FIELDS:
+        value = getattr(metric, name)
+        if value is not None:
+            text = checks.check_text(name, value, _ID_BYTES)
+            if text is not value:
+                force_setattr(metric, name, text)
+    if metric.github_pr is not None and not checks.check_count("github_pr", metric.github_pr):
+        raise ValueError("github_pr=0 is no pull request: pass its number, or None")
+    if metric.error is not None:
+        force_setattr(metric, "error", checks.cut_text(metric.error, checks.MAX_ERROR_BYTES))
+    if metric.metadata:
+        force_setattr(metric, "metadata", checks.check_metadata("metadata", metric.metadata))
+    else:
+        force_setattr(metric, "metadata", _NOTHING)

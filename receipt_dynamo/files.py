@@ -1,0 +1,162 @@
+"""Directories and files that belong to us alone, and the locks between processes.
+
+Directories are 0700 and files 0600 whatever the umask. A directory of another owner, or one that
+others may write to, is refused: records in it could be read, forged or removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from receipt_dynamo.errors import DirectoryRefusedError, StoreBusyError
+
+__all__ = ["FileLock", "check_private_file", "create_private_file", "secure_directory"]
+
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+_POLL_SECONDS = 0.005
+
+
+def secure_directory(path: Path) -> Path:
+    """Return ``path`` as a directory of ours, created where missing. Raises DirectoryRefusedError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            path.mkdir(mode=0o700)
+            path.chmod(0o700)
+        except FileExistsError:
+            pass
+        found = path.lstat()
+    except OSError as error:
+        raise DirectoryRefusedError(
+            f"cannot use the directory {path}: {error.strerror}. "
+            "Set RECEIPT_USAGE_DIR to a directory of yours."
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise DirectoryRefusedError(
+            f"{path} is no directory (a file or a symbolic link). Set RECEIPT_USAGE_DIR elsewhere."
+        )
+    _check_owner(path, found)
+    return path
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise DirectoryRefusedError(
+            f"{path} belongs to user id {found.st_uid}, not to yours ({os.geteuid()}). "
+            "Run as its owner, or set RECEIPT_USAGE_DIR to a directory of yours."
+        )
+    if found.st_mode & 0o022:
+        raise DirectoryRefusedError(
+            f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}). "
+            f"Run: chmod go-w {path}"
+        )
+
+
+def check_private_file(path: Path) -> bool:
+    """Return whether ``path`` exists; raise DirectoryRefusedError when it is not a file of ours."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        raise DirectoryRefusedError(f"{path} is no regular file. Move it away.")
+    _check_owner(path, found)
+    return True
+
+
+def create_private_file(path: Path, flags: int) -> int:
+    """Open ``path`` with ``flags``, created 0600 whatever the umask; return the descriptor."""
+    descriptor = os.open(path, flags | os.O_CREAT | _FLAGS, 0o600)
+    if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # noqa: PLR2004 - the mode just asked for
+        os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+class FileLock:
+    """An exclusive flock on a file of its own. The kernel frees it when its holder dies.
+
+    Not reentrant; one holder per object. A child of a fork closes the descriptor that it inherits,
+    for as long as any copy is open the lock lives on; it never unlocks, that would free the parent's.
+    """
+
+    __slots__ = ("__weakref__", "_descriptor", "path")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        _locks.add(self)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._descriptor is not None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free; return whether it is held now. Raises OSError."""
+        if self._descriptor is not None:
+            return True
+        descriptor = create_private_file(self.path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def acquire(self, timeout: float) -> None:
+        """Take the lock within ``timeout`` seconds. Raises StoreBusyError, OSError."""
+        deadline = time.monotonic() + timeout
+        while not self.try_acquire():
+            if time.monotonic() >= deadline:
+                raise StoreBusyError(
+                    f"{self.path} is held by another process for more than {timeout:g} s. Try again."
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def release(self) -> None:
+        """Free the lock. Does nothing when it is not held."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            finally:
+                os.close(descriptor)
+
+    def forget(self) -> None:
+        """Close the descriptor without unlocking: what the child of a fork does."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_locks):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,154 @@
+"""Everything that comes from the environment, read once into a frozen dataclass."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from receipt_dynamo.environment import Environment, environment_source
+from receipt_dynamo.errors import ConfigurationError
+
+__all__ = ["DEPRECATED_TABLE_VARIABLE", "Settings"]
+
+DEPRECATED_TABLE_VARIABLE = "DYNAMO_TABLE_NAME"
+_PREFIX = "RECEIPT_USAGE_"
+_MIN_SEGMENT_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The client's settings. Seconds and bytes; an explicit value beats the environment.
+
+    ``table_name`` None means the embedded store. ``drain`` is ``thread`` (this process delivers in
+    the background) or ``external`` (another process does). ``exit_flush_seconds`` bounds what the
+    exit hook may take; 0 skips it. ``prices`` is the user's price file.
+    """
+
+    usage_dir: Path
+    table_name: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    environment: Environment = Environment.DEVELOPMENT
+    environment_variable: str = ""
+    deployment_version: str | None = None
+    prices: Path | None = None
+    drain: str = "thread"
+    segment_bytes: int = 4 << 20
+    exit_flush_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.drain not in ("thread", "external"):
+            raise ConfigurationError(
+                f"{_PREFIX}DRAIN={self.drain!r} is unknown: 'thread' or 'external'"
+            )
+        if self.segment_bytes < _MIN_SEGMENT_BYTES:
+            raise ConfigurationError(
+                f"{_PREFIX}SEGMENT_BYTES={self.segment_bytes} is too small: "
+                f"at least {_MIN_SEGMENT_BYTES}"
+            )
+        if not 0 <= self.exit_flush_seconds < float("inf"):
+            raise ConfigurationError(
+                f"{_PREFIX}EXIT_FLUSH_SECONDS={self.exit_flush_seconds} is no duration: 0 or more"
+            )
+
+    @property
+    def destination(self) -> str:
+        """The name of the spool's directory: one spool for each place that records go to."""
+        if self.table_name is None:
+            return "local"
+        if self.endpoint_url is not None:
+            host = self.endpoint_url.split("://", 1)[-1].rstrip("/").replace(":", "_")
+            return f"{self.table_name}@{host.replace('/', '_')}"
+        return f"{self.table_name}@{self.region or 'us-east-1'}"
+
+    @property
+    def store_path(self) -> Path:
+        """Where the embedded store lies."""
+        return self.usage_dir / "usage.db"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where the records of this destination wait for delivery."""
+        return self.usage_dir / "spool" / self.destination
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
+        """Return the settings of ``environ`` (default: this process's), overridden by ``explicit``.
+
+        Raises ConfigurationError that names the variable, its value and the remedy.
+        """
+        variables = os.environ if environ is None else environ
+        environment, variable = environment_source(variables)
+        found: dict[str, Any] = {
+            "usage_dir": _usage_dir(variables),
+            "table_name": _table_name(variables),
+            "region": variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION"),
+            "endpoint_url": variables.get("AWS_ENDPOINT_URL_DYNAMODB"),
+            "environment": environment,
+            "environment_variable": variable,
+            "deployment_version": variables.get("DEPLOYMENT_VERSION"),
+        }
+        for name, convert in (
+            ("prices", Path),
+            ("drain", str),
+            ("segment_bytes", int),
+            ("exit_flush_seconds", float),
+        ):
+            text = variables.get(_PREFIX + name.upper())
+            if text:
+                found[name] = _convert(_PREFIX + name.upper(), text, convert)
+        found = {name: value for name, value in found.items() if value not in (None, "")}
+        unknown = set(explicit) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}")
+        found.update((name, value) for name, value in explicit.items() if value is not None)
+        return cls(**found)
+
+
+def _convert(name: str, text: str, convert: Any) -> Any:
+    try:
+        return convert(text)
+    except ValueError:
+        raise ConfigurationError(f"{name}={text!r} is no {convert.__name__}") from None
+
+
+def _table_name(variables: Mapping[str, str]) -> str | None:
+    name = variables.get("DYNAMODB_TABLE_NAME")
+    if name:
+        return name
+    deprecated = variables.get(DEPRECATED_TABLE_VARIABLE)
+    if deprecated:
+        warnings.warn(
+            "DYNAMO_TABLE_NAME is deprecated. Use DYNAMODB_TABLE_NAME instead.",
+            DeprecationWarning,
+            stacklevel=4,
+        )
+        return deprecated
+    return None
+
+
+def _usage_dir(variables: Mapping[str, str]) -> Path:
+    """Return the directory for spool and store; a symbolic link to it is followed once, here."""
+    chosen = variables.get("RECEIPT_USAGE_DIR")
+    if chosen:
+        return Path(os.path.realpath(Path(chosen).expanduser()))
+    state = variables.get("XDG_STATE_HOME")
+    if state and Path(state).is_absolute():
+        return Path(os.path.realpath(state)) / "receipt-usage"
+    home = Path(variables.get("HOME") or "~").expanduser()
+    if home.is_absolute() and _can_write(home):
+        return Path(os.path.realpath(home)) / ".local" / "state" / "receipt-usage"
+    return Path(os.path.realpath(tempfile.gettempdir())) / f"receipt-usage-{os.geteuid()}"
+
+
+def _can_write(home: Path) -> bool:
+    """Return whether ``~/.local/state/receipt-usage`` can be made or written (not so in Lambda)."""
+    path = home / ".local" / "state" / "receipt-usage"
+    while not path.exists() and path != home:
+        path = path.parent
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK)

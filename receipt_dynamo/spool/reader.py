@@ -1,0 +1,137 @@
+"""The reading end of a spool: the segments of a directory, and one of them at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from receipt_dynamo.files import create_private_file, secure_directory
+from receipt_dynamo.spool.segment import (
+    HEADER_BYTES,
+    Lines,
+    parse_header,
+    split_lines,
+    write_ack,
+)
+from receipt_dynamo.spool.writer import SEGMENT_SUFFIX
+
+__all__ = ["SegmentReader", "list_segments", "set_aside", "spool_bytes"]
+
+CHUNK_BYTES = 1 << 20
+
+
+def list_segments(directory: Path) -> list[Path]:
+    """Return the segments of ``directory``, oldest first; none where there is no directory."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(Path(e.path) for e in entries if e.name.endswith(SEGMENT_SUFFIX))
+    except FileNotFoundError:
+        return []
+
+
+def spool_bytes(segments: list[Path]) -> int:
+    """Return the bytes that the segments hold; one that was just removed counts as nothing."""
+    total = 0
+    for path in segments:
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+class SegmentReader:
+    """One segment, open for reading and for its ack. A context manager; one thread at a time.
+
+    Raises FileNotFoundError when the segment is gone: another drainer has finished it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    @property
+    def name(self) -> str:
+        """The file's name, unique over all processes."""
+        return self.path.name
+
+    def is_gone(self) -> bool:
+        """Return whether the file was removed since it was opened."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
+    def is_sealed(self) -> bool:
+        """Return whether the writer has closed the segment, or died: its lock is free."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def size(self) -> int:
+        """Return the size in bytes. Ask after ``is_sealed``, never before."""
+        return os.fstat(self._descriptor).st_size
+
+    def acked(self) -> int:
+        """Return the ack offset of the header. Raises UnknownFormatError.
+
+        An offset that no record ends at comes from a damaged header: everything is sent again.
+        """
+        ack = parse_header(os.pread(self._descriptor, HEADER_BYTES, 0))
+        return ack if os.pread(self._descriptor, 1, ack - 1) == b"\n" else HEADER_BYTES
+
+    def ack(self, offset: int) -> None:
+        """Note that every record before ``offset`` is in the store."""
+        write_ack(self._descriptor, offset)
+
+    def read(self, offset: int, limit: int) -> Lines:
+        """Return at most ``limit`` records from ``offset``.
+
+        A stretch longer than any record without a newline is damage; it comes back as one bad line.
+        """
+        data = os.pread(self._descriptor, CHUNK_BYTES, offset)
+        lines = split_lines(data, offset, limit)
+        if lines.end == offset and len(data) == CHUNK_BYTES:
+            return Lines([], [data], offset + len(data))
+        return lines
+
+    def tail(self, offset: int) -> bytes:
+        """Return what lies behind the last newline."""
+        return os.pread(self._descriptor, CHUNK_BYTES, offset)
+
+    def remove(self) -> None:
+        """Unlink the file: all of it is in the store."""
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file, which also frees the lock that ``is_sealed`` took."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def set_aside(directory: Path, name: str, lines: list[bytes]) -> None:
+    """Append what cannot be read or delivered to ``directory/name``. Raises OSError."""
+    secure_directory(directory)
+    descriptor = create_private_file(directory / name, os.O_WRONLY | os.O_APPEND)
+    try:
+        for line in lines:
+            data = line + b"\n"
+            if os.write(descriptor, data) != len(data):
+                raise OSError(errno.ENOSPC, "short write", str(directory / name))
+    finally:
+        os.close(descriptor)

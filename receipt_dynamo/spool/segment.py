@@ -1,0 +1,99 @@
+"""The format of a segment file, version 1.
+
+    #spool1 ack=0000000000001234\\n        fixed width; rewritten in place
+    <crc32 of the json, 8 hex> {json}\\n   one line a record, written by one os.write
+
+The JSON holds no raw newline, so a reader finds its way again after any damage at the next
+newline. The ack is the offset of the first byte that no store has acknowledged yet. It lies in the
+segment itself: one file, one unlink, and rewriting it needs no room on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from zlib import crc32
+
+__all__ = [
+    "HEADER_BYTES",
+    "Lines",
+    "UnknownFormatError",
+    "encode_line",
+    "format_header",
+    "parse_header",
+    "split_lines",
+    "write_ack",
+]
+
+_MAGIC = b"#spool1 ack="
+_FAMILY = b"#spool"
+_DIGITS = 16
+HEADER_BYTES = len(_MAGIC) + _DIGITS + 1
+_CRC_DIGITS = 8
+
+
+class UnknownFormatError(Exception):
+    """The segment was written in a format that this version does not read."""
+
+
+def format_header(ack: int) -> bytes:
+    """Return the header line for an ack offset."""
+    return b"%s%0*d\n" % (_MAGIC, _DIGITS, ack)
+
+
+def parse_header(header: bytes) -> int:
+    """Return the ack offset. A damaged header means: send again from the start.
+
+    Raises UnknownFormatError for a header of another version of this format.
+    """
+    digits = header[len(_MAGIC) : -1]
+    if header.startswith(_MAGIC) and len(header) == HEADER_BYTES and digits.isdigit():
+        return max(int(digits), HEADER_BYTES)
+    version = header[len(_FAMILY) : len(_FAMILY) + 4].split(b" ")[0]
+    if header.startswith(_FAMILY) and version.isdigit() and version != b"1":
+        raise UnknownFormatError(header[:HEADER_BYTES].decode("ascii", "replace"))
+    return HEADER_BYTES
+
+
+def write_ack(descriptor: int, ack: int) -> None:
+    """Rewrite the header in place. Works on a full disk: the bytes are already there."""
+    os.pwrite(descriptor, format_header(ack), 0)
+
+
+def encode_line(payload: bytes) -> bytes:
+    """Return the line of one record. ``payload`` is JSON without raw newlines."""
+    return b"%08x %b\n" % (crc32(payload), payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What a stretch of a segment holds: whole records, bad lines, and where it ends."""
+
+    payloads: list[bytes]
+    bad: list[bytes]
+    end: int
+
+
+def split_lines(data: bytes, start: int, limit: int) -> Lines:
+    """Split ``data``, read from offset ``start``, into at most ``limit`` records.
+
+    ``end`` is the offset behind the last complete line taken. An empty line is what a writer puts
+    after a torn one; it counts as nothing.
+    """
+    payloads: list[bytes] = []
+    bad: list[bytes] = []
+    position = 0
+    while len(payloads) < limit:
+        newline = data.find(b"\n", position)
+        if newline < 0:
+            break
+        line = data[position:newline]
+        position = newline + 1
+        if not line:
+            continue
+        payload = line[_CRC_DIGITS + 1 :]
+        if line[: _CRC_DIGITS + 1] == b"%08x " % crc32(payload):
+            payloads.append(payload)
+        else:
+            bad.append(line)
+    return Lines(payloads, bad, start + position)

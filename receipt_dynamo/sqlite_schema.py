@@ -1,0 +1,96 @@
+"""The tables of the embedded store, and the way from an older version to this one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from receipt_dynamo.errors import StoreError, StoreVersionError
+from receipt_dynamo.files import create_private_file
+
+__all__ = ["MIGRATIONS", "prepare"]
+
+_VERSION_1 = (
+    """CREATE TABLE IF NOT EXISTS metric (
+        seq INTEGER PRIMARY KEY,
+        service TEXT NOT NULL,
+        ts INTEGER NOT NULL,
+        request_id TEXT NOT NULL,
+        model TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        job_id TEXT, batch_id TEXT, github_pr INTEGER, user_id TEXT, conversation_id TEXT,
+        environment TEXT,
+        api_calls INTEGER NOT NULL,
+        input_tokens INTEGER, cached_input_tokens INTEGER, cache_write_tokens INTEGER,
+        output_tokens INTEGER, reasoning_tokens INTEGER,
+        cost_usd TEXT, unpriced_reason TEXT, failed INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        UNIQUE (service, ts, request_id))""",
+    "CREATE INDEX IF NOT EXISTS metric_time ON metric (ts)",
+    *(
+        f"CREATE INDEX IF NOT EXISTS metric_{column} ON metric ({column}, ts) "
+        f"WHERE {column} IS NOT NULL"
+        for column in ("job_id", "batch_id", "github_pr", "user_id", "conversation_id")
+    ),
+    "CREATE TABLE IF NOT EXISTS ingest (segment TEXT PRIMARY KEY, position INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS gap (
+        id TEXT PRIMARY KEY, ts INTEGER NOT NULL, reason TEXT NOT NULL, service TEXT, model TEXT,
+        count INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+        cost_usd TEXT)""",
+)
+
+MIGRATIONS: tuple[Sequence[str], ...] = (_VERSION_1,)
+"""Entry i brings a store of version i to i + 1. ``ts`` is microseconds since 1970, UTC."""
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the store to this version, within the store's lock.
+
+    An older store is copied to ``<name>.v<N>`` first (the way back) and migrated in one
+    transaction. Raises StoreVersionError for a newer one, sqlite3.Error.
+    """
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    wanted = len(MIGRATIONS)
+    if found == wanted:
+        return
+    if found > wanted:
+        raise StoreVersionError(
+            f"{path} was written by a newer version of this library (store version {found}, "
+            f"this one knows {wanted}). Upgrade receipt-usage to read it."
+        )
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        _copy(connection, path, path.with_name(f"{path.name}.v{found}"))
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statements in MIGRATIONS[found:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {wanted}")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise StoreError(
+            f"{path} could not be brought from store version {found} to {wanted}: {error}. "
+            "It was left as it was."
+        ) from error
+
+
+def _copy(connection: sqlite3.Connection, path: Path, target: Path) -> None:
+    """Write a complete copy of the store to ``target``, on the disk before it gets its name."""
+    partial = path.with_name(f"{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.close(create_private_file(partial, os.O_WRONLY | os.O_EXCL))
+    copy = sqlite3.connect(partial, isolation_level=None)
+    try:
+        connection.backup(copy)
+    finally:
+        copy.close()
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    partial.replace(target)
