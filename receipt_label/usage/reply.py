@@ -40,10 +40,17 @@ Status = Literal["complete", "partial", "aborted"]
 class Reply:
     """A finished call of an AI service: what was called, and what it used.
 
+    ``service`` is genai-prices' provider id where it has one (``aws`` for Bedrock, ``google`` for
+    Gemini and Vertex). ``response_id`` is the vendor's own, as it is.
+
     ``usage`` is None when the reply carries none that can be believed; ``fault`` then says why, and
-    figures that contradict each other are kept in ``metadata``. ``created`` is the vendor's own time
-    of the reply (aware, UTC) or None. ``price_context`` selects the price variant in genai-prices'
-    words (``service_tier``, ``processing``, ``speed``, ...).
+    figures that contradict each other are kept in ``metadata``. ``created`` is the vendor's own
+    time of the reply (aware, UTC) or None. ``price_context`` selects the price variant in
+    genai-prices' words (``service_tier``, ``processing``, ``speed``, ...).
+
+    ``error`` is the vendor's code, never its message. ``metadata`` holds short facts, never text.
+    ``also`` are further calls that the vendor made inside this one and bills at another model's
+    rates (an advisor of Anthropic's): none of their tokens is in ``usage``.
     """
 
     service: str
@@ -59,6 +66,7 @@ class Reply:
     fault: Fault | None = None
     error: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    also: tuple[Reply, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
