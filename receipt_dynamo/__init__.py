@@ -1,37 +1,41 @@
 """receipt_dynamo: what a usage metric is, where it lies, and how it gets there.
 
-These names are the whole surface; everything else is private and may change.
+These names are the whole surface; everything else is private and may change. Each is loaded when it
+is first used, so that importing the package costs next to nothing.
 """
 
-from receipt_dynamo._version import __version__
-from receipt_dynamo.entities.ai_usage_metric import (
-    PRICE_SOURCES,
-    STATUSES,
-    UNPRICED_REASONS,
-    AIUsageMetric,
-)
-from receipt_dynamo.entities.request_id import mint_request_id
-from receipt_dynamo.environment import Environment, detect_environment
-from receipt_dynamo.errors import (
-    ConfigurationError,
-    DirectoryRefusedError,
-    StoreBusyError,
-    StoreError,
-    StoreVersionError,
-    UsageError,
-)
-from receipt_dynamo.health import FlushReport, Health, PutResult
-from receipt_dynamo.settings import Settings
-from receipt_dynamo.store import (
-    DIMENSIONS,
-    DroppedSummary,
-    UsageQuery,
-    UsageStore,
-    UsageSummary,
-    load_timezone,
-    plain_decimal,
-)
-from receipt_dynamo.usage_client import UsageClient, open_usage_client
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from receipt_dynamo._version import __version__
+    from receipt_dynamo.entities.ai_usage_metric import (
+        PRICE_SOURCES,
+        STATUSES,
+        UNPRICED_REASONS,
+        AIUsageMetric,
+    )
+    from receipt_dynamo.entities.request_id import mint_request_id
+    from receipt_dynamo.environment import Environment, detect_environment
+    from receipt_dynamo.errors import (
+        ConfigurationError,
+        DirectoryRefusedError,
+        StoreBusyError,
+        StoreError,
+        StoreVersionError,
+        UsageError,
+    )
+    from receipt_dynamo.health import FlushReport, Health, PutResult
+    from receipt_dynamo.settings import Settings
+    from receipt_dynamo.store import (
+        DIMENSIONS,
+        DroppedSummary,
+        UsageQuery,
+        UsageStore,
+        UsageSummary,
+        load_timezone,
+        plain_decimal,
+    )
+    from receipt_dynamo.usage_client import UsageClient, open_usage_client
 
 __all__ = [
     "DIMENSIONS",
@@ -62,3 +66,34 @@ __all__ = [
     "open_usage_client",
     "plain_decimal",
 ]
+
+_MODULES = {
+    "_version": "__version__",
+    "entities.ai_usage_metric": "AIUsageMetric PRICE_SOURCES STATUSES UNPRICED_REASONS",
+    "entities.request_id": "mint_request_id",
+    "environment": "Environment detect_environment",
+    "errors": "ConfigurationError DirectoryRefusedError StoreBusyError StoreError "
+    "StoreVersionError UsageError",
+    "health": "FlushReport Health PutResult",
+    "settings": "Settings",
+    "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "
+    "plain_decimal",
+    "usage_client": "UsageClient open_usage_client",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """Load a public name from its module."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'receipt_dynamo' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"receipt_dynamo.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        """Name the public surface."""
+        return __all__

@@ -50,8 +50,10 @@ class _Parsed:
 
 
 class Delivery:
-    """Drains one spool directory. Used by one thread at a time; several processes may drain at once,
-    the store's ``exclusive`` keeps them apart."""
+    """Drains one spool directory. Used by one thread at a time.
+
+    Several processes may drain at once: the store's ``exclusive`` keeps them apart.
+    """
 
     def __init__(self, directory: Path, store: UsageStore, clock: Clock) -> None:
         self._directory = directory
@@ -121,7 +123,7 @@ class Delivery:
         report: DeliveryReport,
         progress: Callable[[int], None] | None,
     ) -> bool:
-        """Drain for a while under the store's lock; return whether records are left below ``goal``."""
+        """Drain for a while under the store's lock; return whether ``goal`` is still ahead."""
         if segment.is_gone():
             return False
         until = self._clock.monotonic() + _SLICE_SECONDS

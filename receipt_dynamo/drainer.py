@@ -1,4 +1,4 @@
-"""The background thread of a process: it syncs the spool, writes gaps, and delivers as the leader."""
+"""The background thread of a process: it syncs the spool, writes gaps, delivers as leader."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Drainer:
         self.started = False
 
     def start(self) -> None:
-        """Start the thread unless it runs. At interpreter shutdown none can be started; that is fine."""
+        """Start the thread unless it runs. At interpreter shutdown there is none; that is fine."""
         with self._starting:
             if self.started:
                 return

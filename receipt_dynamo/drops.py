@@ -59,8 +59,10 @@ class DropTally:
             return dict(self._by_reason)
 
     def take(self, now: datetime) -> list[Gap]:
-        """Return the losses since the last call as gap records; the caller writes them or gives them
-        back with ``restore``."""
+        """Return the losses since the last call as gap records.
+
+        The caller writes them, or gives them back with ``restore``.
+        """
         with self._lock:
             unwritten, self._unwritten = self._unwritten, {}
         return [

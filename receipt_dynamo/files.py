@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.005
 
 
 def secure_directory(path: Path) -> Path:
-    """Return ``path`` as a directory of ours, created where missing. Raises DirectoryRefusedError."""
+    """Return ``path`` as a directory of ours, made where missing. Raises DirectoryRefusedError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
@@ -83,8 +83,8 @@ def create_private_file(path: Path, flags: int) -> int:
 class FileLock:
     """An exclusive flock on a file of its own. The kernel frees it when its holder dies.
 
-    Not reentrant; one holder per object. A child of a fork closes the descriptor that it inherits,
-    for as long as any copy is open the lock lives on; it never unlocks, that would free the parent's.
+    Not reentrant; one holder per object. A child of a fork closes the descriptor that it
+    inherits: while any copy is open the lock lives on. It never unlocks: that frees the parent's.
     """
 
     __slots__ = ("__weakref__", "_descriptor", "path")
@@ -120,7 +120,7 @@ class FileLock:
         while not self.try_acquire():
             if time.monotonic() >= deadline:
                 raise StoreBusyError(
-                    f"{self.path} is held by another process for more than {timeout:g} s. Try again."
+                    f"{self.path} was held by another process for {timeout:g} s. Try again."
                 )
             time.sleep(_POLL_SECONDS)
 

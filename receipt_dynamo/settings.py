@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -143,6 +142,8 @@ def _usage_dir(variables: Mapping[str, str]) -> Path:
     home = Path(variables.get("HOME") or "~").expanduser()
     if home.is_absolute() and _can_write(home):
         return Path(os.path.realpath(home)) / ".local" / "state" / "receipt-usage"
+    import tempfile  # rarely needed, and not cheap to import
+
     return Path(os.path.realpath(tempfile.gettempdir())) / f"receipt-usage-{os.geteuid()}"
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
+from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.errors import StoreBusyError, StoreError
 from receipt_dynamo.files import (
     FileLock,
@@ -180,11 +181,7 @@ class SqliteStore:
             connection.executemany(_INSERT, [_row(r.metric, r.payload) for r in batch.records])
             connection.executemany(
                 "INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (g.gap, _microseconds(g.timestamp), g.reason, g.service, g.model, g.count)
-                    + (g.input_tokens, g.output_tokens, _text(g.cost_usd))
-                    for g in batch.gaps
-                ],
+                [_gap_row(gap) for gap in batch.gaps],
             )
             connection.execute(
                 "INSERT OR REPLACE INTO ingest VALUES (?, ?)", (batch.segment, batch.position)
@@ -359,6 +356,20 @@ def _row(metric: AIUsageMetric, payload: bytes) -> tuple[Any, ...]:
         metric.unpriced_reason,
         int(metric.error is not None),
         payload,
+    )
+
+
+def _gap_row(gap: Gap) -> tuple[Any, ...]:
+    return (
+        gap.gap,
+        _microseconds(gap.timestamp),
+        gap.reason,
+        gap.service,
+        gap.model,
+        gap.count,
+        gap.input_tokens,
+        gap.output_tokens,
+        _text(gap.cost_usd),
     )
 
 

@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal, Inexact
-from typing import Protocol
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Protocol
 
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 __all__ = [
     "DIMENSIONS",
@@ -71,6 +73,8 @@ def check_dimensions(by: Sequence[str]) -> None:
 
 def load_timezone(name: str) -> ZoneInfo:
     """Return the IANA timezone ``name``. Raises ValueError that names it."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -166,11 +170,13 @@ class UsageStore(Protocol):
     """A store of metrics, unique on their identity; a later arrival replaces an earlier one."""
 
     def exclusive(self, timeout: float) -> AbstractContextManager[None]:
-        """Keep other drainers of this store away. Raises StoreBusyError after ``timeout`` seconds."""
+        """Keep other drainers of this store away. Raises StoreBusyError after ``timeout`` s."""
 
     def position(self, segment: str) -> int | None:
-        """Return how far ``segment`` was taken in; None when the store keeps no positions and the
-        segment's own ack counts. Called within ``exclusive``."""
+        """Return how far ``segment`` was taken in. Called within ``exclusive``.
+
+        None: this store keeps no positions, the segment's own ack counts.
+        """
 
     def prune_positions(self, segments: Collection[str]) -> None:
         """Forget the positions of all segments but these."""

@@ -30,7 +30,6 @@ from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.pending import oldest_age, pending_records
 from receipt_dynamo.spool.reader import list_segments, spool_bytes
 from receipt_dynamo.spool.writer import SpoolWriter
-from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.store import DroppedSummary, UsageQuery, UsageStore, UsageSummary
 from receipt_dynamo.utils.clock import Clock, SystemClock
 
@@ -173,7 +172,7 @@ class UsageClient:
             machinery.writer.append(payload)
         except OSError as error:
             return self._drop("disk", metric, error)
-        except Exception as error:  # noqa: BLE001 - recording never raises into the pipeline
+        except Exception as error:  # recording never raises into the pipeline
             return self._drop("invalid", metric, error)
         machinery.counters.last_record = metric.timestamp
         drainer = self._drainer
@@ -197,7 +196,7 @@ class UsageClient:
         output_tokens: int = 0,
         cost_usd: Decimal | None = None,
     ) -> PutResult:
-        """Count a record that could not even be made into a metric; return DROPPED. Raises nothing."""
+        """Count a record that could not even become a metric; return DROPPED. Raises nothing."""
         machinery = self._machinery
         machinery.drops.add(
             reason,
@@ -256,7 +255,7 @@ class UsageClient:
         return pending_records(self.settings.spool_dir)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Flush and stop, within ``timeout`` seconds. Idempotent. Unsent records stay in the spool."""
+        """Flush and stop within ``timeout`` seconds. Idempotent. What is unsent stays spooled."""
         self._closed = True
         deadline = self._clock.monotonic() + max(0.0, timeout)
         self._drainer.stop(timeout)
@@ -353,7 +352,7 @@ def _shortened(metric: object, size: int) -> bytes:
 
 
 def _let_go(machinery: _Machinery, drainer: Drainer) -> None:
-    """What happens when a client is garbage: never wait; what it spooled is the next one's to send."""
+    """When a client is garbage: never wait; what it spooled is the next one's to send."""
     drainer.stop(0.0)
     machinery.write_gaps()
     machinery.writer.seal()
@@ -377,6 +376,8 @@ def open_usage_client(settings: Settings | None = None) -> UsageClient:
             f"DYNAMODB_TABLE_NAME is not set, and {chosen.environment_variable} says "
             f"{chosen.environment}. Set it, or set ENVIRONMENT=development to use the local store."
         )
+    from receipt_dynamo.sqlite_store import SqliteStore  # sqlite3 loads when it is used
+
     client = UsageClient(chosen, SqliteStore(chosen.store_path))
     _log.info(
         "DYNAMODB_TABLE_NAME is not set: usage is recorded in the embedded store %s. "
@@ -390,7 +391,7 @@ _clients: weakref.WeakSet[UsageClient] = weakref.WeakSet()
 
 
 def _flush_all() -> None:
-    """At exit, send what can be sent in the time allowed. Nothing is closed, nothing depends on it."""
+    """At exit, send what can be sent in time. Nothing is closed, nothing depends on it."""
     for client in list(_clients):
         seconds = client.settings.exit_flush_seconds
         if seconds > 0 and client.has_recorded():

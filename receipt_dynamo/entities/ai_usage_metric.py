@@ -126,7 +126,7 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
 
     def to_item(self) -> dict[str, Any]:
         """Return the DynamoDB attributes (camelCase, exact Decimals), without keys and Nones."""
-        from receipt_dynamo.entities.item import to_item  # noqa: PLC0415 - off the recording path
+        from receipt_dynamo.entities.item import to_item
 
         return to_item(self)
 
@@ -136,7 +136,7 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
 
         Raises ValueError that names the attribute when one is missing or of the wrong kind.
         """
-        from receipt_dynamo.entities.item import from_item  # noqa: PLC0415 - off the recording path
+        from receipt_dynamo.entities.item import from_item
 
         return from_item(item)
 
@@ -182,7 +182,7 @@ def _check_tokens(metric: AIUsageMetric) -> None:
             force_setattr(metric, "total_tokens", expected)
         elif total != expected:
             raise ValueError(
-                f"total_tokens={total} is not input_tokens + output_tokens = {expected}: leave it out"
+                f"total_tokens={total} is not input_tokens + output_tokens = {expected}: omit it"
             )
     elif total is not None:
         raise ValueError(

@@ -103,7 +103,7 @@ def check_count(field: str, value: object) -> int | None:
 
 
 def check_money(field: str, value: object) -> Decimal | None:
-    """Return exact USD, or None. Floats are refused: most decimal fractions have none that is exact."""
+    """Return exact USD, or None. Floats are refused: they are not the decimals they look like."""
     if value is None:
         return None
     if type(value) is int or type(value) is str:
@@ -245,7 +245,7 @@ def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911
 
 
 def cut_text(value: object, limit: int) -> str | None:
-    """Return ``value`` as UTF-8 text of at most ``limit`` bytes; what is cut ends in an ellipsis."""
+    """Return ``value`` as UTF-8 text of at most ``limit`` bytes; a cut one ends in an ellipsis."""
     if value is None or value == "":
         return None
     text = value if type(value) is str else str(value)

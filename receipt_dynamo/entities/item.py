@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["ATTRIBUTES", "format_timestamp", "from_item", "parse_timestamp", "to_item"]
 
 _FIELDS = (
-    "service model operation timestamp request_id api_calls input_tokens output_tokens total_tokens "
-    "cached_input_tokens cache_write_tokens reasoning_tokens usage_details cost_usd price_source "
-    "price_version provider_cost_usd unpriced_reason latency_ms status user_id job_id batch_id "
-    "github_pr conversation_id session_id tool skill subagent response_id environment "
+    "service model operation timestamp request_id api_calls input_tokens output_tokens "
+    "total_tokens cached_input_tokens cache_write_tokens reasoning_tokens usage_details cost_usd "
+    "price_source price_version provider_cost_usd unpriced_reason latency_ms status user_id job_id "
+    "batch_id github_pr conversation_id session_id tool skill subagent response_id environment "
     "deployment_version error metadata"
 ).split()
 
@@ -74,7 +74,7 @@ def _to_dynamo(value: Any) -> Any:
 
 def from_item(item: Mapping[str, Any]) -> AIUsageMetric:
     """Return the metric of ``item``. Raises ValueError that names the attribute."""
-    from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric  # noqa: PLC0415 - a cycle
+    from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 
     for name in _REQUIRED:
         if not isinstance(item.get(ATTRIBUTES[name]), str):

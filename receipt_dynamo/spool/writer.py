@@ -55,7 +55,9 @@ class SpoolWriter:
         return self._path
 
     def append(self, payload: bytes, count: int = 1) -> None:
-        """Write one record, which counts ``count``. When this returns, the record survives the death of the process.
+        """Write one record; it adds ``count`` to ``records``.
+
+        When this returns, the record survives the death of the process.
 
         Raises OSError when the disk refuses; the record is then not stored, and its neighbours are
         not harmed.

@@ -1,4 +1,4 @@
-"""Time as a dependency. Parts that decide take a Clock; tests give them one that they turn by hand."""
+"""Time as a dependency: parts that decide take a Clock, which tests turn by hand."""
 
 from __future__ import annotations
 

@@ -1,0 +1,194 @@
+"""From a reply that an adapter has read to the metric that is recorded: identity, time, price."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from receipt_dynamo import AIUsageMetric
+from receipt_label.pricing import Price, PriceBook
+
+if TYPE_CHECKING:
+    from receipt_label.usage.reply import Reply, Usage
+
+__all__ = ["ReplyTimes", "metric_of_reply", "price_fields", "request_id_of"]
+
+MIN_ID_CHARACTERS = 20
+"""Vendors' ids below this length repeat (``chatcmpl-887``, ``stub``): they are no identity."""
+
+REMEMBERED_REPLIES = 4096
+_REQUEST_ID_BYTES = 512
+_ID_BYTES = 256
+
+
+class ReplyTimes:
+    """The times given to replies that carry none, so that the same reply gets the same time again.
+
+    Remembers the last 4,096 by service and response id. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: OrderedDict[tuple[str, str], datetime] = OrderedDict()  # Guarded by _lock
+
+    def of(self, reply: Reply, now: datetime) -> datetime:
+        """Return the time of a reply without one: ``now``, or what it was given before."""
+        if reply.response_id is None or len(reply.response_id) < MIN_ID_CHARACTERS:
+            return now
+        key = (reply.service, reply.response_id)
+        with self._lock:
+            time = self._times.setdefault(key, now)
+            self._times.move_to_end(key)
+            if len(self._times) > REMEMBERED_REPLIES:
+                self._times.popitem(last=False)
+        return time
+
+
+def request_id_of(reply: Reply) -> str | None:
+    """Return the vendor's id where it is long enough to be unique, else None."""
+    response_id = reply.response_id
+    if response_id is None or len(response_id) < MIN_ID_CHARACTERS:
+        return None
+    if _byte_length(response_id) > _REQUEST_ID_BYTES:
+        digest = hashlib.sha256(response_id.encode("utf-8", "replace")).hexdigest()
+        return f"sha256-{digest[:32]}"
+    return response_id
+
+
+def price_fields(
+    book: PriceBook,
+    *,
+    service: str,
+    model: str,
+    timestamp: datetime,
+    usage: Usage | None,
+    api_calls: int = 1,
+    context: Mapping[str, str] | None = None,
+    provider_cost_usd: Decimal | None = None,
+    fault: str | None = None,
+) -> dict[str, Any]:
+    """Return the metric's fields of money: a cost with its source, or why there is none."""
+    outcome = book.price(
+        service=service,
+        model=model,
+        timestamp=timestamp,
+        usage=usage,
+        api_calls=api_calls,
+        context=context or {},
+        provider_cost_usd=provider_cost_usd,
+        fault=fault,
+    )
+    if isinstance(outcome, Price):
+        return {
+            "cost_usd": outcome.cost_usd,
+            "price_source": outcome.source,
+            "price_version": outcome.version,
+        }
+    return {"unpriced_reason": outcome.reason}
+
+
+def metric_of_reply(
+    reply: Reply,
+    book: PriceBook,
+    *,
+    timestamp: datetime,
+    request_id: str,
+    fields: dict[str, Any],
+) -> AIUsageMetric:
+    """Return the metric of a reply. ``fields`` are the caller's: attribution, latency, own cost.
+
+    What the vendor wrote never costs the call: figures that a metric refuses go, and it is kept
+    unpriced. Raises ValueError for the caller's own fields only.
+    """
+    try:
+        return _build(reply, book, timestamp, request_id, fields)
+    except ValueError as refused:
+        return _build(_reduced(reply, refused), book, timestamp, request_id, fields)
+
+
+def _reduced(reply: Reply, refused: ValueError) -> Reply:
+    """Return the reply with nothing left that a metric could refuse."""
+    return replace(
+        reply,
+        model=_clean(reply.model) or "unknown",
+        request_model=_clean(reply.request_model),
+        operation=_clean(reply.operation) or "unknown",
+        response_id=_clean(reply.response_id),
+        usage=None,
+        provider_cost_usd=None,
+        fault=reply.fault or "inconsistent_usage",
+        error=_clean(reply.error),
+        metadata={"refused": str(refused)[:500]},
+    )
+
+
+def _clean(text: str | None) -> str | None:
+    if not text:
+        return None
+    return text.encode("utf-8", "replace")[:_ID_BYTES].decode("utf-8", "ignore")
+
+
+def _byte_length(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _build(
+    reply: Reply,
+    book: PriceBook,
+    timestamp: datetime,
+    request_id: str,
+    fields: dict[str, Any],
+) -> AIUsageMetric:
+    usage = reply.usage
+    merged: dict[str, Any] = {
+        "service": reply.service,
+        "model": reply.model,
+        "operation": reply.operation,
+        "timestamp": timestamp,
+        "request_id": request_id,
+        "response_id": _clean(reply.response_id),
+        "provider_cost_usd": reply.provider_cost_usd,
+        "status": reply.status,
+        "error": reply.error,
+    }
+    if usage is not None:
+        merged.update(
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_details=dict(usage.details),
+        )
+    merged.update(fields)
+    merged["metadata"] = _metadata(reply, merged["model"], fields.get("metadata"))
+    if merged.get("cost_usd") is None:
+        merged.pop("cost_usd", None)
+        merged.update(
+            price_fields(
+                book,
+                service=merged["service"],
+                model=merged["model"],
+                timestamp=timestamp,
+                usage=usage,
+                context=reply.price_context,
+                provider_cost_usd=reply.provider_cost_usd,
+                fault=reply.fault,
+            )
+        )
+    return AIUsageMetric(**merged)
+
+
+def _metadata(reply: Reply, model: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    metadata: dict[str, Any] = dict(reply.metadata)
+    if reply.request_model and reply.request_model != model:
+        metadata["request_model"] = reply.request_model
+    if given:
+        metadata.update(given)
+    return metadata

@@ -1,0 +1,430 @@
+"""AIUsageTracker: what a pipeline holds. One line records a call; nothing here ever breaks it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from receipt_dynamo import (
+    AIUsageMetric,
+    FlushReport,
+    Health,
+    PutResult,
+    UsageClient,
+    UsageError,
+    mint_request_id,
+    open_usage_client,
+)
+from receipt_label import context as contexts
+from receipt_label.pricing import PriceBook
+from receipt_label.reply_metric import ReplyTimes, metric_of_reply, price_fields, request_id_of
+from receipt_label.usage import read_reply
+from receipt_label.usage.reply import Reply, Skipped, Usage
+
+__all__ = ["AIUsageTracker", "TrackerClosedError"]
+
+_log = logging.getLogger("receipt_label.tracker")
+_MAX_FAULTS = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_METADATA: Mapping[str, Any] = {}
+_TEXT_IDS = contexts.CONTEXT_FIELDS - {"github_pr", "metadata"}
+
+
+class TrackerClosedError(UsageError, RuntimeError):
+    """Recording after ``close``, with ``strict=True``."""
+
+
+class AIUsageTracker:
+    """Records paid calls with their tokens, cost, latency and purpose. Thread-safe.
+
+    Recording never raises into the pipeline and never waits for the network; it answers STORED,
+    MEMORY, DROPPED or SKIPPED. With ``strict=True`` (for tests) bad values and use after ``close``
+    raise. ``client`` defaults to the one for this environment, which ``close`` then closes too;
+    ``prices`` is a PriceBook or the path of a price file (default: ``RECEIPT_USAGE_PRICES``).
+
+    Raises ConfigurationError when the environment names no usable store, PriceFileError for a price
+    file with a mistake: both when the tracker is made, never later.
+    """
+
+    def __init__(
+        self,
+        client: UsageClient | None = None,
+        *,
+        strict: bool = False,
+        prices: PriceBook | Path | str | None = None,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        self.strict = strict
+        self._owns_client = client is None
+        self._client = open_usage_client() if client is None else client
+        self._book = _load_book(prices, self._client.settings.prices)
+        self._now = now or (lambda: datetime.now(UTC))
+        self._closed = False
+        self._times = ReplyTimes()
+        self._faults: set[str] = set()  # Guarded by _faults_lock
+        self._faults_lock = threading.Lock()
+        settings = self._client.settings
+        self._defaults: dict[str, Any] = {"environment": str(settings.environment)}
+        if settings.deployment_version:
+            self._defaults["deployment_version"] = settings.deployment_version
+
+    @property
+    def client(self) -> UsageClient:
+        """The client that this tracker records through."""
+        return self._client
+
+    @property
+    def prices(self) -> PriceBook:
+        """The price book that this tracker prices with."""
+        return self._book
+
+    def context(self, **fields: Any) -> contexts.ContextScope:
+        """Return a scope whose fields every record within it carries. ``with`` and ``async with``.
+
+        Fields: see ``CONTEXT_FIELDS``; ``metadata`` is merged key by key, None changes nothing. A
+        bad value is left out, logged once, and raises with ``strict=True``; an unknown name is a
+        TypeError.
+        """
+        unknown = fields.keys() - contexts.CONTEXT_FIELDS
+        if unknown:
+            raise TypeError(
+                f"context() has no field {sorted(unknown)[0]!r}: one of "
+                f"{', '.join(sorted(contexts.CONTEXT_FIELDS))}"
+            )
+        good: dict[str, Any] = {}
+        for name, value in fields.items():
+            if value is None:
+                continue
+            try:
+                probe = AIUsageMetric(
+                    "context", "context", "context", _EPOCH, "-", **{name: _as_id(name, value)}
+                )
+            except ValueError as error:
+                if self.strict:
+                    raise
+                self._log_fault(f"{error}. It is left out of the context")
+            else:
+                good[name] = getattr(probe, name)
+        return contexts.ContextScope(good)
+
+    def record(
+        self,
+        *,
+        service: str | None = None,
+        model: str | None = None,
+        operation: str | None = None,
+        timestamp: datetime | None = None,
+        request_id: str | None = None,
+        api_calls: int = 1,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cached_input_tokens: int | None = None,
+        cache_write_tokens: int | None = None,
+        reasoning_tokens: int | None = None,
+        usage_details: Mapping[str, int | float] | None = None,
+        cost_usd: Decimal | None = None,
+        price_context: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> PutResult:
+        """Record one call. ``service``, ``model`` and ``operation`` are required.
+
+        ``fields`` are the other fields of AIUsageMetric: ``latency_ms``, ``error``, ``status``,
+        ``provider_cost_usd``, ids. Without ``cost_usd`` the call is priced here and now;
+        ``price_context`` selects a variant (``service_tier``, ``processing``). To repeat a record
+        without counting it twice, give ``request_id`` and ``timestamp`` again. Context fields apply
+        where an argument is missing. Thread-safe; raises nothing unless ``strict``.
+        """
+        try:
+            if self._closed:
+                return self._refuse_closed()
+            merged = {**self._defaults, **contexts.current()}
+            metadata = _merged_metadata(merged.pop("metadata", None), metadata)
+            for name, value in fields.items():
+                if value is not None:
+                    merged[name] = _as_id(name, value)
+            time = self._now() if timestamp is None else timestamp
+            if cost_usd is not None:
+                merged["cost_usd"] = cost_usd
+            elif "unpriced_reason" not in merged:
+                usage = _usage(
+                    input_tokens,
+                    cached_input_tokens,
+                    cache_write_tokens,
+                    output_tokens,
+                    reasoning_tokens,
+                    usage_details,
+                )
+                merged.update(
+                    price_fields(
+                        self._book,
+                        service=service or "",
+                        model=model or "",
+                        timestamp=time,
+                        usage=usage,
+                        api_calls=api_calls,
+                        context=price_context,
+                        provider_cost_usd=merged.get("provider_cost_usd"),
+                        fault=_fault(usage, merged.get("error")),
+                    )
+                )
+            metric = AIUsageMetric(
+                service=service,  # type: ignore[arg-type]  # None is refused there, by name
+                model=model,  # type: ignore[arg-type]
+                operation=operation,  # type: ignore[arg-type]
+                timestamp=time,
+                request_id=request_id or "",
+                api_calls=api_calls,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cached_input_tokens=cached_input_tokens,
+                cache_write_tokens=cache_write_tokens,
+                reasoning_tokens=reasoning_tokens,
+                usage_details=usage_details or _NO_METADATA,
+                metadata=metadata,
+                **merged,
+            )
+        except Exception as error:
+            return self._refuse(error, service, model, input_tokens, output_tokens, cost_usd)
+        return self._client.put_ai_usage_metric(metric)
+
+    def record_response(
+        self,
+        response: object,
+        *,
+        service: str | None = None,
+        model: str | None = None,
+        operation: str | None = None,
+        url: str | None = None,
+        http_status: int | None = None,
+        request_model: str | None = None,
+        timestamp: datetime | None = None,
+        request_id: str | None = None,
+        **fields: Any,
+    ) -> PutResult:
+        """Record the reply of an AI service: an SDK object, a dict, or the text of an event stream.
+
+        The same reply recorded again counts once. SKIPPED: not a finished, billable call. ``url``,
+        ``http_status`` and ``request_model`` help where the reply does not say them itself;
+        ``fields`` as in ``record``. Raises nothing unless ``strict``.
+        """
+        try:
+            if self._closed:
+                return self._refuse_closed()
+            reply = read_reply(
+                response,
+                url=url,
+                http_status=http_status,
+                service=service,
+                model=model,
+                operation=operation,
+                request_model=request_model,
+            )
+        except Exception as error:
+            return self._refuse(error, service, model)
+        if isinstance(reply, Skipped):
+            return PutResult.SKIPPED
+        return self.record_reply(reply, timestamp=timestamp, request_id=request_id, **fields)
+
+    def record_reply(
+        self,
+        reply: Reply,
+        *,
+        timestamp: datetime | None = None,
+        request_id: str | None = None,
+        fallback_request_id: str | None = None,
+        fallback_timestamp: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> PutResult:
+        """Record a reply that ``read_reply`` has read; what importers call.
+
+        The fallbacks hold where neither the caller nor the reply names an id of 20 characters, or a
+        time. Raises nothing unless ``strict``.
+        """
+        try:
+            if self._closed:
+                return self._refuse_closed()
+            merged = {**self._defaults, **contexts.current()}
+            merged["metadata"] = _merged_metadata(merged.get("metadata"), metadata)
+            for name, value in fields.items():
+                if value is not None:
+                    merged[name] = _as_id(name, value)
+            time = timestamp or reply.created or fallback_timestamp
+            if time is None:
+                time = self._times.of(reply, self._now())
+            metric = metric_of_reply(
+                reply,
+                self._book,
+                timestamp=time,
+                request_id=request_id
+                or request_id_of(reply)
+                or fallback_request_id
+                or mint_request_id(),
+                fields=merged,
+            )
+        except Exception as error:
+            usage = reply.usage if isinstance(reply, Reply) else None
+            return self._refuse(
+                error,
+                getattr(reply, "service", None),
+                getattr(reply, "model", None),
+                usage and usage.input_tokens,
+                usage and usage.output_tokens,
+            )
+        return self._client.put_ai_usage_metric(metric)
+
+    def _refuse_closed(self) -> PutResult:
+        if self.strict:
+            raise TrackerClosedError("this tracker is closed: record before close()")
+        self._log_fault("a call was recorded after close(); it is dropped and counted")
+        return self._client.count_dropped("closed")
+
+    def _refuse(
+        self,
+        error: Exception,
+        service: object = None,
+        model: object = None,
+        input_tokens: object = None,
+        output_tokens: object = None,
+        cost_usd: object = None,
+    ) -> PutResult:
+        """Count a record that cannot be made, with what can be believed of its figures."""
+        if self.strict:
+            raise error
+        self._log_fault(f"a call could not be recorded: {error}. It is dropped and counted")
+        return self._client.count_dropped(
+            "invalid",
+            service=service if isinstance(service, str) and service.isprintable() else None,
+            model=model if isinstance(model, str) and model.isprintable() else None,
+            input_tokens=_believable(input_tokens),
+            output_tokens=_believable(output_tokens),
+            cost_usd=_believable_money(cost_usd),
+        )
+
+    def _log_fault(self, what: str) -> None:
+        """Log each distinct fault once, with the line of the caller."""
+        place = _caller()
+        key = f"{place} {what.split('=', 1)[0]}"
+        with self._faults_lock:
+            if key in self._faults or len(self._faults) >= _MAX_FAULTS:
+                return
+            self._faults.add(key)
+        _log.error("%s (%s)", what, place)
+
+    def flush(self, timeout: float = 30.0) -> FlushReport:
+        """Deliver what is spooled within ``timeout`` seconds; see UsageClient.flush."""
+        return self._client.flush(timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Flush, and close the client that this tracker opened. Any number of times."""
+        already, self._closed = self._closed, True
+        if already:
+            return
+        if self._owns_client:
+            self._client.close(timeout)
+        else:
+            self._client.flush(timeout)
+
+    def health(self) -> Health:
+        """Return the state of the client and its spool."""
+        return self._client.health()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<AIUsageTracker {'closed' if self._closed else 'open'} {self._client!r}>"
+
+
+_books: dict[tuple[Path | None, int], PriceBook] = {}
+_books_lock = threading.Lock()
+
+
+def _load_book(given: PriceBook | Path | str | None, setting: Path | None) -> PriceBook:
+    """Return the price book; the same file, unchanged, is read once a process."""
+    if isinstance(given, PriceBook):
+        return given
+    path = Path(given) if given is not None else setting
+    changed = path.stat().st_mtime_ns if path is not None and path.is_file() else 0
+    with _books_lock:
+        book = _books.get((path, changed))
+        if book is None:
+            book = _books[path, changed] = PriceBook.load(path)
+        return book
+
+
+def _as_id(name: str, value: Any) -> Any:
+    """Return numbers and UUIDs that stand for an id as text; everything else as it is."""
+    if name in _TEXT_IDS and (type(value) is int or isinstance(value, UUID)):
+        return str(value)
+    return value
+
+
+def _merged_metadata(
+    outer: Mapping[str, Any] | None, inner: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    if outer and inner:
+        return {**outer, **inner}
+    return outer or inner or _NO_METADATA
+
+
+def _usage(
+    tokens_in: int | None,
+    cached: int | None,
+    written: int | None,
+    tokens_out: int | None,
+    reasoning: int | None,
+    details: Mapping[str, int | float] | None,
+) -> Usage | None:
+    if tokens_in is None and tokens_out is None and not details:
+        return None
+    return Usage(
+        input_tokens=tokens_in,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=tokens_out,
+        reasoning_tokens=reasoning,
+        details=details or {},
+    )
+
+
+def _fault(usage: Usage | None, error: object) -> str | None:
+    """A failed call without usage has no price; without error and usage, the price book decides."""
+    return "failed_call" if error and usage is None else None
+
+
+def _believable(count: object) -> int:
+    return count if type(count) is int and 0 <= count <= 10**12 else 0
+
+
+def _believable_money(amount: object) -> Decimal | None:
+    if isinstance(amount, Decimal) and amount.is_finite() and 0 <= amount < 10**12:
+        return amount
+    return None
+
+
+def _caller() -> str:
+    """Return ``file:line`` of the first frame outside this package."""
+    frame = sys._getframe(1)  # noqa: SLF001 - the only cheap way to the caller's line
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        ("receipt_label", "receipt_dynamo")
+    ):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
