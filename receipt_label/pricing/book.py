@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.resources import files
 from itertools import islice
@@ -14,13 +14,21 @@ from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
-from receipt_label.pricing.catalog import Catalog, Quote, normal_context, quote_of, references
+from receipt_label.pricing.catalog import (
+    Catalog,
+    Quote,
+    normal_context,
+    quote_of,
+    references,
+)
+from receipt_label.pricing.listing import ModelEntry, PriceEntry, listed_entries, rule_entry
 from receipt_label.pricing.money import ZERO, fit, product
 from receipt_label.pricing.outcome import Price, PriceSource, Unpriced, refused
 from receipt_label.pricing.price_file import load_price_file, parse_price_file
-from receipt_label.pricing.rules import Rule, RuleBook
+from receipt_label.pricing.rules import ANY, Rule, RuleBook
 
 if TYPE_CHECKING:
+    from receipt_label.pricing.catalog import Listing
     from receipt_label.pricing.tariff import Tariff
     from receipt_label.usage.reply import Usage
 
@@ -29,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 MAX_PLANS = 4096
 """Models (by service and context) whose way to a price is remembered, misses included."""
 
+_new = tuple.__new__  # makes a Price 0.06 us sooner than its own constructor
 _NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
 
 
@@ -42,6 +51,7 @@ class Plan:
     overrides: tuple[Rule, ...]
     per_request: tuple[Rule, ...]
     quote: Quote | None
+    ruled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +62,6 @@ class Call:
     usage: Usage | None
     api_calls: int
     fault: str | None
-
-    @property
-    def unbelievable(self) -> Unpriced | None:
-        """The refusal that a fault alone demands: nothing was used, or nothing can be believed.
-
-        A failed call that carries usage was billed, and is priced.
-        """
-        if self.fault is None or (self.usage is not None and self.fault != "inconsistent_usage"):
-            return None
-        return refused(self.fault)
 
 
 class PriceBook:
@@ -117,38 +117,99 @@ class PriceBook:
         try:
             key = (service, model, *context.items()) if context else (service, model)
             plan = self._plans.get(key) or self._plan(key, service, model, context)
-            if plan.overrides or plan.per_request:
+            if plan.ruled:
                 call = Call(timestamp, usage, api_calls, fault)
                 outcome = self._by_rule(plan, call)
                 if outcome is not None:
                     return outcome
             if provider_cost_usd is not None and _is_amount(provider_cost_usd):
                 return Price(fit(provider_cost_usd), "provider", "reply")
-            if fault is None and plan.quote is not None and usage is not None:
+            if fault is None and plan.quote is not None:
                 tariff = plan.quote.at(timestamp)
-                cost = "price_error" if tariff is None else tariff.charge(usage, api_calls)
-                if cost.__class__ is Decimal:
-                    return Price(cost, "genai-prices", self._version)
+                if tariff is not None:
+                    cost = tariff.charge(usage, api_calls)
+                    if cost.__class__ is Decimal:
+                        return _new(Price, (cost, "genai-prices", self._version))
             return self._by_quote(plan.quote, Call(timestamp, usage, api_calls, fault))
         except Exception:  # a price must never cost its caller the record
             _LOG.exception("pricing of %s %s failed; the call is kept, unpriced", service, model)
             return refused("price_error")
 
+    def explain(
+        self, model: str, service: str | None = None, at: datetime | None = None
+    ) -> tuple[PriceEntry, ...]:
+        """Return the prices of a model at an aware time (now), the one that applies first.
+
+        Without a service: those of every service that sells it. Variants (batch, priority, ...)
+        follow the list price they vary. Empty for an unknown model. Raises ValueError for a naive
+        time.
+        """
+        moment = datetime.now(UTC) if at is None else at
+        if moment.tzinfo is None:
+            raise ValueError(f"at {moment!r} is naive. Pass an aware time, such as UTC.")
+        services = [service] if service is not None else self._services()
+        found = [entry for name in services for entry in self._explain(name, model, moment)]
+        return tuple(entry for index, entry in enumerate(found) if entry not in found[:index])
+
+    def _explain(self, service: str, model: str, moment: datetime) -> Iterator[PriceEntry]:
+        scope, names, listing = self._resolve(service, model)
+        for book, source in self._books():
+            for rule in book.candidates(scope, names):
+                if rule.active(moment):
+                    yield rule_entry(rule, book, source)
+        if listing is not None:
+            yield from listed_entries(listing, moment, self._version)
+
+    def models(self, service: str | None = None) -> tuple[ModelEntry, ...]:
+        """Return what has a price, of one service or all: overrides, bundled, genai-prices'."""
+        wanted = None if service is None else service.strip().lower()
+        entries = [
+            ModelEntry(
+                service=rule.service,
+                model=name,
+                source="declared_free" if rule.free else source,
+                version=book.version,
+                note=rule.note,
+            )
+            for book, source in self._books()
+            for rule in book.rules
+            if wanted is None or rule.service in (ANY, wanted)
+            for name in rule.models
+        ]
+        provider = None if wanted is None else self._catalog.provider(wanted)
+        for seller in self._catalog.providers() if wanted is None else filter(None, [provider]):
+            entries += [
+                ModelEntry(
+                    service=seller.id,
+                    model=listed.id,
+                    source="genai-prices",
+                    version=self._version,
+                    note=listed.name or "",
+                )
+                for listed in seller.models
+            ]
+        return tuple(entries)
+
+    def _books(self) -> tuple[tuple[RuleBook, PriceSource], ...]:
+        return ((self._overrides, "override"), (self._per_request, "per_request"))
+
+    def _services(self) -> list[str]:
+        """Return every service that some source names."""
+        named = [rule.service for book, _ in self._books() for rule in book.rules]
+        known = [provider.id for provider in self._catalog.providers()]
+        return list(dict.fromkeys([*(name for name in named if name != ANY), *known]))
+
     def _by_quote(self, quote: Quote | None, call: Call) -> Price | Unpriced:
         """Price by genai-prices' data."""
-        if call.unbelievable is not None:
-            return call.unbelievable
         if quote is None:
-            return refused("unknown_model")
+            reason = call.fault if call.usage is None and call.fault == "failed_call" else None
+            return refused(reason or "unknown_model")
         return _charged(quote.at(call.timestamp), call, "genai-prices", self._version)
 
     def _by_rule(self, plan: Plan, call: Call) -> Price | Unpriced | None:
         """Price by the closest rule in force, the user's before the bundled; None without one."""
-        books: tuple[tuple[RuleBook, tuple[Rule, ...], PriceSource], ...] = (
-            (self._overrides, plan.overrides, "override"),
-            (self._per_request, plan.per_request, "per_request"),
-        )
-        for book, rules, source in books:
+        plans = (plan.overrides, plan.per_request)
+        for (book, source), rules in zip(self._books(), plans, strict=True):
             rule = next((rule for rule in rules if rule.active(call.timestamp)), None)
             if rule is None:
                 continue
@@ -157,7 +218,7 @@ class PriceBook:
             if rule.tariff is None:
                 return self._by_factor(rule, plan, call)
             tariff = rule.tariff_for(plan.context)
-            return call.unbelievable or _charged(tariff, call, source, book.version)
+            return _charged(tariff, call, source, book.version)
         return None
 
     def _by_factor(self, rule: Rule, plan: Plan, call: Call) -> Price | Unpriced:
@@ -188,30 +249,53 @@ class PriceBook:
 
     def _plan_of(self, service: str, model: str, context: Mapping[str, str]) -> Plan:
         """Return all that bears on a model's price in a context, which is normal already."""
+        scope, names, listing = self._resolve(service, model)
+        quote = None if listing is None else quote_of(listing, context)
+        overrides = self._overrides.candidates(scope, names, context)
+        per_request = self._per_request.candidates(scope, names, context)
+        return Plan(
+            service=scope,
+            model=model,
+            context=context,
+            overrides=overrides,
+            per_request=per_request,
+            quote=quote,
+            ruled=bool(overrides or per_request),
+        )
+
+    def _resolve(self, service: str, model: str) -> tuple[str, list[str], Listing | None]:
+        """Return the service, the names that a rule may call the model, and its listing.
+
+        The first name is the one given; then the model that an alias says it is; then the name
+        without a path; then the name of genai-prices' entry, so that a rule for ``gpt-4o`` holds
+        for ``gpt-4o-2024-08-06``.
+        """
         scope, name = service.strip().lower(), model.strip().lower()
         target = self._overrides.alias(scope, name)
         listing = self._catalog.find(scope, target or name)
         names = [name, *([target] if target else []), *references(target or name)]
         if listing is not None:
             names.append(listing.model.id.lower())
-        names = list(dict.fromkeys(names))
-        return Plan(
-            service=scope,
-            model=name,
-            context=context,
-            overrides=self._overrides.candidates(scope, names, context),
-            per_request=self._per_request.candidates(scope, names, context),
-            quote=None if listing is None else quote_of(listing, context),
-        )
+        return scope, list(dict.fromkeys(names)), listing
 
 
 def _charged(
     tariff: Tariff | None, call: Call, source: PriceSource, version: str
 ) -> Price | Unpriced:
+    """Charge a call by a tariff, or by none: a context that the source does not cover.
+
+    A failed call that carries usage was billed, and is priced; figures that contradict each other
+    are not used, which leaves only what is charged per request.
+    """
+    usage = None if call.fault == "inconsistent_usage" else call.usage
+    if usage is None and call.fault == "failed_call":
+        return refused(call.fault)
     if tariff is None:
         return refused("price_error")
-    cost = tariff.charge(call.usage, call.api_calls)
-    return Price(cost, source, version) if isinstance(cost, Decimal) else refused(cost)
+    cost = tariff.charge(usage, call.api_calls)
+    if isinstance(cost, Decimal):
+        return Price(cost, source, version)
+    return refused(call.fault if cost == "no_usage" and call.fault is not None else cost)
 
 
 def _is_amount(cost: Decimal) -> bool:

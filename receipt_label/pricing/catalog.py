@@ -97,7 +97,7 @@ class Dated:
     def __init__(self, listing: Listing, context: Mapping[str, str]) -> None:
         self._listing = listing
         self._context = dict(context)
-        self._dates, self._times = listing.boundaries()
+        self._dates, self._times = listing.boundaries(variants=bool(context))
         self._periods: dict[tuple[int, int], Tariff | None] = {}
 
     def at(self, timestamp: datetime) -> Tariff | None:
@@ -125,23 +125,24 @@ class Listing:
         """Whether the model is another provider's (Azure sells OpenAI's): no variants."""
         return not any(self.model is own for own in self.provider.models)
 
-    def boundaries(self) -> tuple[tuple[datetime, ...], tuple[time, ...]]:
+    def boundaries(self, *, variants: bool = True) -> tuple[tuple[datetime, ...], tuple[time, ...]]:
         """Return the UTC instants, and the UTC times of day, at which the price may change."""
-        from genai_prices.types import StartDateConstraint, TimeOfDateConstraint  # noqa: PLC0415
+        from genai_prices.types import StartDateConstraint, TimeOfDateConstraint
 
         dates: set[datetime] = set()
         times: set[time] = set()
-        for constraint in self._constraints():
+        for constraint in self._constraints(variants=variants):
             if isinstance(constraint, StartDateConstraint):
                 dates.add(datetime.combine(constraint.start_date, time.min, UTC))
             elif isinstance(constraint, TimeOfDateConstraint):
                 times.update(map(_utc_time, (constraint.start_time, constraint.end_time)))
         return tuple(sorted(dates)), tuple(sorted(times))
 
-    def _constraints(self) -> Iterator[object]:
+    def _constraints(self, *, variants: bool) -> Iterator[object]:
         if isinstance(self.model.prices, list):
             yield from (price.constraint for price in self.model.prices)
-        yield from (variant.constraint for variant in self.model.price_variants or ())
+        if variants:
+            yield from (variant.constraint for variant in self.model.price_variants or ())
 
     def tariff(self, timestamp: datetime, context: Mapping[str, str]) -> Tariff | None:
         """Compile the rates at an aware time, or return None where the context is not covered."""
@@ -183,7 +184,7 @@ def _utc_time(moment: time) -> time:
 
 def rates_of(price: ModelPrice) -> list[Rate]:
     """Return a price list entry's rates. Rates of 0 are kept: they are said, not missing."""
-    from genai_prices.types import TieredPrices  # noqa: PLC0415
+    from genai_prices.types import TieredPrices
 
     by_key = _units_by_price_key()
     rates = []
@@ -201,7 +202,7 @@ def rates_of(price: ModelPrice) -> list[Rate]:
 
 @cache
 def _units_by_price_key() -> Mapping[str, str]:
-    from genai_prices.data_units import unit_data  # noqa: PLC0415
+    from genai_prices.data_units import unit_data
 
     return {raw.get("price_key", name): name for name, raw in unit_data.items()}
 
@@ -212,8 +213,8 @@ class Catalog:
     __slots__ = ("_providers", "version")
 
     def __init__(self) -> None:
-        import genai_prices  # noqa: PLC0415  # 140 ms: only when prices are wanted
-        from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
+        import genai_prices  # 140 ms: only when prices are wanted
+        from genai_prices.data_snapshot import get_snapshot
 
         snapshot = get_snapshot()
         self._providers = {provider.id: provider for provider in snapshot.providers}
@@ -245,7 +246,7 @@ class Catalog:
 
 def quote_of(listing: Listing, context: Mapping[str, str]) -> Quote:
     """Return a listing's quote in a context that is normal already."""
-    if any(listing.boundaries()):
+    if any(listing.boundaries(variants=bool(context))):
         return Dated(listing, context)
     return Fixed(listing.tariff(datetime.now(UTC), context))
 

@@ -15,7 +15,12 @@ MAX_DIGITS = 38
 
 _FIT = Context(prec=MAX_DIGITS, rounding=ROUND_HALF_EVEN, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 _WIDE = Context(prec=400, rounding=ROUND_HALF_EVEN, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
-_EXACT_BELOW: int = 10**MAX_DIGITS
+
+EXACT_BELOW: int = 10**MAX_DIGITS
+"""Whole numbers below this have at most 38 digits."""
+
+times = _FIT.multiply
+"""``times(whole number below EXACT_BELOW, power of ten)``: exact. A bound method, for speed."""
 
 ZERO = Decimal(0)
 
@@ -27,7 +32,7 @@ def fit(amount: Decimal) -> Decimal:
 
 def scaled(numerator: int, quantum: Decimal) -> Decimal:
     """Return ``numerator * quantum``, quantum being a power of ten. Exact below 38 digits."""
-    if -_EXACT_BELOW < numerator < _EXACT_BELOW:
+    if -EXACT_BELOW < numerator < EXACT_BELOW:
         return _FIT.multiply(numerator, quantum)
     return fit(_WIDE.multiply(Decimal(numerator), quantum))
 

@@ -110,13 +110,14 @@ class RuleBook:
         return None
 
     def candidates(
-        self, service: str, names: Sequence[str], context: Mapping[str, str]
+        self, service: str, names: Sequence[str], context: Mapping[str, str] | None = None
     ) -> tuple[Rule, ...]:
-        """Return the rules that fit a call at some time, the closest first."""
+        """Return the rules that fit a call at some time, in a context or any, the closest first."""
         ranked = [
             (rank, -order, rule)
             for order, rule in enumerate(self.rules)
-            if (rank := rule.rank(service, names)) is not None and rule.accepts(context)
+            if (rank := rule.rank(service, names)) is not None
+            and (context is None or rule.accepts(context))
         ]
         ranked.sort(key=lambda entry: entry[:2], reverse=True)
         return tuple(rule for _, _, rule in ranked)

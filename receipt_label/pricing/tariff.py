@@ -12,19 +12,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from receipt_label.pricing.money import (
+    EXACT_BELOW,
     ZERO,
     common_denominator,
     decimal_places,
     scaled,
+    times,
     to_decimal,
 )
 from receipt_label.pricing.units import REQUESTS, Count, Unit, vocabulary
 
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Usage
+
+_CACHED_KINDS = (
+    "cache_text_read_tokens",
+    "cache_audio_read_tokens",
+    "cache_image_read_tokens",
+    "cache_video_read_tokens",
+)
 
 Refusal = Literal["no_usage", "unknown_unit", "inconsistent_usage", "price_error"]
 
@@ -42,13 +52,18 @@ class Rate:
     tiers: tuple[tuple[int, Decimal], ...] = ()
     per: int | None = None
 
+    @property
+    def quoted_per(self) -> int:
+        """How many units the USD are for."""
+        return self.unit.per if self.per is None else self.per
+
     def each(self, input_tokens: int) -> Fraction:
         """Return USD for one unit in a call of so many input tokens."""
         usd = self.usd
         for start, tier_usd in self.tiers:
             if input_tokens > start:
                 usd = tier_usd
-        return Fraction(usd) / (self.per or self.unit.per)
+        return Fraction(usd) / self.quoted_per
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +71,8 @@ class Band:
     """The weights that hold between two context-size thresholds, in units of the quantum."""
 
     weights: Mapping[str, int]
-    request: int
-    input: int
-    cached: int
-    written: int
-    output: int
-    reasoning: int
+    core: tuple[int, int, int, int, int, int]
+    """Of input, output, cached reads, cache writes, reasoning and requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +86,7 @@ class Tariff:
     rates: tuple[Rate, ...]
     thresholds: tuple[int, ...]
     bands: tuple[Band, ...]
+    band: Band = field(repr=False)
     denominator: int
     quantum: Decimal | None
     prices_input: bool
@@ -82,8 +94,8 @@ class Tariff:
     needs_usage: bool
     free_of_charge: bool
     minimum_seconds: int
-    _leaves: tuple[Mapping[str, int], ...] = field(repr=False)
-    _priced: Mapping[str, Unit] = field(repr=False)
+    _leaves: tuple[tuple[tuple[str, int], ...], ...] = field(repr=False)
+    _priced: frozenset[str] = field(repr=False)
     _covered: frozenset[str] = field(repr=False)
     _needed: tuple[str, ...] = field(repr=False)
 
@@ -102,28 +114,22 @@ class Tariff:
         written = usage.cache_write_tokens or 0
         reasoning = usage.reasoning_tokens or 0
         if (
-            cached < 0
-            or written < 0
-            or reasoning < 0
-            or cached + written > tokens_in
-            or reasoning > tokens_out
+            not 0 <= cached <= tokens_in - written <= tokens_in
+            or not 0 <= reasoning <= tokens_out
             or (tokens_in and not self.prices_input)
             or (tokens_out and not self.prices_output)
             or (api_calls > 1 and self.thresholds)
         ):
             return self._charge_counts(usage, api_calls)
-        band = self.bands[bisect_left(self.thresholds, tokens_in) if self.thresholds else 0]
-        total = (
-            tokens_in * band.input
-            + cached * band.cached
-            + written * band.written
-            + tokens_out * band.output
-            + reasoning * band.reasoning
-            + api_calls * band.request
-        )
-        if not total or total.__class__ is not int:
+        per_input, per_output, per_cached, per_written, per_reasoning, per_request = (
+            self.bands[bisect_left(self.thresholds, tokens_in)] if self.thresholds else self.band
+        ).core
+        total = tokens_in * per_input + tokens_out * per_output + api_calls * per_request
+        if cached or written or reasoning:
+            total += cached * per_cached + written * per_written + reasoning * per_reasoning
+        if total.__class__ is not int or not 0 < total < EXACT_BELOW:
             return self._charge_counts(usage, api_calls)
-        return scaled(total, self.quantum)
+        return times(total, self.quantum)
 
     def _charge_counts(self, usage: Usage | None, api_calls: int) -> Decimal | Refusal:
         """Charge any usage: details, unknown counts, fractions of a unit, none at all."""
@@ -140,7 +146,7 @@ class Tariff:
         """Return the sum of counts that are in order. A call that used something is not free."""
         tokens_in = counts.get("input_tokens", 0)
         band = self.bands[bisect_left(self.thresholds, tokens_in)]
-        total: Count = api_calls * band.request
+        total: Count = api_calls * band.weights.get(REQUESTS, 0)
         for name, count in counts.items():
             total += count * band.weights.get(name, 0)
         if not total:
@@ -170,15 +176,8 @@ class Tariff:
 
     def _is_whole(self, counts: Mapping[str, Count], used: Sequence[str]) -> bool:
         """Whether every priced unit is told, where its parts are, and no part exceeds its whole."""
-        units = vocabulary()
-        present = [units[name] for name in used if name in units]
-        return all(
-            sum(counts.get(name, 0) * sign for name, sign in leaf.items()) >= 0
-            for leaf in self._leaves
-        ) and not any(
-            name not in counts and _is_implied(unit, present)
-            for name, unit in self._priced.items()
-            if name != REQUESTS
+        return not _is_untold(self._priced, tuple(counts), tuple(used)) and all(
+            sum(counts.get(name, 0) * sign for name, sign in leaf) >= 0 for leaf in self._leaves
         )
 
     def _depends_on_size(self, counts: Mapping[str, Count]) -> bool:
@@ -188,8 +187,20 @@ class Tariff:
         return bool(self.thresholds) and counts.get("input_tokens", 0) > self.thresholds[0]
 
 
+@lru_cache(4096)
+def _is_untold(priced: frozenset[str], told: tuple[str, ...], used: tuple[str, ...]) -> bool:
+    """Whether what was used says that there is some of a priced unit that was not told."""
+    units = vocabulary()
+    present = [units[name] for name in used if name in units]
+    return any(
+        name not in told and _is_implied(units[name], present)
+        for name in priced
+        if name != REQUESTS and name in units
+    )
+
+
 def _is_implied(missing: Unit, present: Sequence[Unit]) -> bool:
-    """Whether units that were reported say that there is some of one that was not."""
+    """Whether units that were used are parts of one, or two of them overlap in it."""
     if any(missing.contains(unit) for unit in present):
         return True
     return any(
@@ -219,6 +230,7 @@ def read_counts(usage: Usage) -> dict[str, Count] | None:
         if count is None or counts.get(name, count) != count:
             return None
         counts[name] = count
+    _complete_cached_split(counts)
     _sum_parts(counts, "cache_write_tokens", ("cache_write_5m_tokens", "cache_write_1h_tokens"))
     _sum_parts(counts, "audio_seconds", ("input_audio_seconds", "output_audio_seconds"))
     return counts if _nested(counts) else None
@@ -239,17 +251,34 @@ def _sum_parts(counts: dict[str, Count], whole: str, parts: tuple[str, str]) -> 
         counts[whole] = sum(counts.get(part, 0) for part in parts)
 
 
+def _complete_cached_split(counts: dict[str, Count]) -> None:
+    """Note the kinds of which nothing was cached, where the others make up all cached reads.
+
+    Vendors leave out the kinds that are 0, and a rate for cached audio needs to know.
+    """
+    total = counts.get("cache_read_tokens")
+    if total is not None and total == sum(counts.get(kind, 0) for kind in _CACHED_KINDS):
+        for kind in _CACHED_KINDS:
+            counts.setdefault(kind, 0)
+
+
 def _nested(counts: Mapping[str, Count]) -> bool:
     """Whether no reported part, nor cached reads and writes together, exceed a reported whole."""
     cached = counts.get("cache_read_tokens", 0) + counts.get("cache_write_tokens", 0)
     if cached > counts.get("input_tokens", cached):
         return False
-    units = vocabulary()
-    known = [(units[name].dimensions, count) for name, count in counts.items() if name in units]
-    return not any(
-        part_count > whole_count and whole <= part
-        for whole, whole_count in known
-        for part, part_count in known
+    return all(counts[part] <= counts[whole] for whole, part in _nestings(tuple(counts)))
+
+
+@lru_cache(4096)
+def _nestings(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of these units of which the second is a part of the first."""
+    known = [unit for name, unit in vocabulary().items() if name in names]
+    return tuple(
+        (whole.name, part.name)
+        for whole in known
+        for part in known
+        if whole is not part and whole.contains(part)
     )
 
 
@@ -269,10 +298,12 @@ def compile_tariff(
     fractions = [weight for band in sums for weight in band.values()]
     denominator = common_denominator(fractions)
     places = decimal_places(denominator)
+    bands = tuple(_band(weights, denominator) for weights in sums)
     return Tariff(
         rates=tuple(rates),
         thresholds=thresholds,
-        bands=tuple(_band(weights, denominator) for weights in sums),
+        bands=bands,
+        band=bands[0],
         denominator=denominator,
         quantum=None if places is None else Decimal((0, (1,), -places)),
         prices_input="input_tokens" in priced,
@@ -280,8 +311,8 @@ def compile_tariff(
         needs_usage=any(name != REQUESTS for name in priced) or not priced,
         free_of_charge=free_of_charge,
         minimum_seconds=minimum_seconds,
-        _leaves=tuple(leaf for leaf in leaves.values() if len(leaf) > 1),
-        _priced=priced,
+        _leaves=tuple(tuple(leaf.items()) for leaf in leaves.values() if len(leaf) > 1),
+        _priced=frozenset(priced),
         _covered=frozenset(_covered(priced)),
         _needed=tuple(
             rate.unit.name
@@ -327,14 +358,17 @@ def _weights(
     return weights
 
 
+_CORE = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_reasoning_tokens",
+    REQUESTS,
+)
+
+
 def _band(weights: Mapping[str, Fraction], denominator: int) -> Band:
     whole = {name: int(weight * denominator) for name, weight in weights.items()}
-    return Band(
-        weights={name: weight for name, weight in whole.items() if name != REQUESTS},
-        request=whole.get(REQUESTS, 0),
-        input=whole.get("input_tokens", 0),
-        cached=whole.get("cache_read_tokens", 0),
-        written=whole.get("cache_write_tokens", 0),
-        output=whole.get("output_tokens", 0),
-        reasoning=whole.get("output_reasoning_tokens", 0),
-    )
+    first, second, third, fourth, fifth, sixth = (whole.get(name, 0) for name in _CORE)
+    return Band(weights=whole, core=(first, second, third, fourth, fifth, sixth))

@@ -49,7 +49,7 @@ class Unit:
 @cache
 def vocabulary() -> Mapping[str, Unit]:
     """Return every unit that genai-prices knows, by name. Loads genai-prices' unit table."""
-    from genai_prices.data_units import unit_data  # noqa: PLC0415  # loaded when first needed
+    from genai_prices.data_units import unit_data  # loaded when first needed
 
     return {
         name: Unit(name, int(raw["per"]), frozenset(raw.get("dimensions", {}).items()))
