@@ -119,7 +119,8 @@ _NEVER_BILLED: Final = re.compile(
 # Collections and their members: keeping, not calling. A stored batch output may still be replies.
 _RESOURCES: Final = re.compile(
     r"/(files|vector_stores|uploads|batches|models|cachedContents|fine_tuning|containers"
-    r"|assistants|conversations|evals|tunedModels|skills|api/tags|api/show|organization)"
+    r"|assistants|conversations|evals|tunedModels|skills|api/tags|api/show|organization"
+    r"|generation|credits)"
     r"(/[^/:]+)*$"
 )
 _GOOGLE_MODEL: Final = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):\w+$")

@@ -144,5 +144,5 @@ def is_invoke(body: Json) -> bool:
         _METRICS in body
         or "inputTextTokenCount" in body
         or ("generation" in body and "prompt_token_count" in body)
-        or isinstance(body.get("ResponseMetadata"), Mapping)
+        or ("body" in body and isinstance(body.get("ResponseMetadata"), Mapping))
     )

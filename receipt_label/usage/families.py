@@ -37,6 +37,10 @@ _BY_OPERATION: Final[dict[str | None, Adapter | None]] = {
     "transcription": read_transcription,
 }
 
+# What is a finished reply whenever it is there.
+_REPLIES: Final = frozenset({"chat.completion", "text_completion", "message"})
+# What is there before it is finished.
+_JOBS: Final = frozenset({"response", "realtime.response", "video", "thread.run", "interaction"})
 # Kept things that carry the usage of other replies: counting them would count those twice.
 _AGGREGATES: Final = frozenset(
     {"batch", "message_batch", "vector_store", "organization.usage.completions.result", "page"}
@@ -54,6 +58,7 @@ _KEYS_OF_COUNTS: Final = frozenset(
         "cacheTokensDetails",
         "context_management",
         "object",
+        "ResponseMetadata",
     }
 )
 _Tells = Callable[[Json], bool]
@@ -65,9 +70,20 @@ _NO_REPLIES: Final[tuple[tuple[_Tells, str], ...]] = (
     (lambda b: str(b.get("id", "")).startswith("modr-"), "moderation"),
 )
 
+
+def _is_anthropic(usage: Json) -> bool:
+    """Whether cached tokens stand beside the input, as nobody else writes them."""
+    return "input_tokens" in usage and (
+        "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage
+    )
+
+
 # Keys that only one family has, in the order in which they decide.
 _SHAPES: Final[tuple[tuple[_Tells, Adapter], ...]] = (
-    (lambda b: b.get("type") == "message" and "role" in b, anthropic.read_message),
+    (
+        lambda b: b.get("type") == "message" or _is_anthropic(inner(b, "usage")),
+        anthropic.read_message,
+    ),
     (lambda b: "candidates" in b or "promptFeedback" in b, google.read_content),
     (
         lambda b: ("embeddings" in b or "embedding" in b) and "usageMetadata" in b,
@@ -101,7 +117,9 @@ _SHAPES: Final[tuple[tuple[_Tells, Adapter], ...]] = (
     (lambda b: b.get("object") == "list" and is_embeddings(b), read_embeddings),
     (lambda b: "usage_info" in b, read_ocr),
     (
-        lambda b: "text" in b and ("duration" in b or "type" in inner(b, "usage")),
+        lambda b: (
+            "transcript" in b or ("text" in b and ("duration" in b or "type" in inner(b, "usage")))
+        ),
         read_transcription,
     ),
     (
@@ -133,10 +151,11 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def adapter_for(operation: str | None, service: str | None) -> Adapter | None:
+def adapter_for(body: Json, operation: str | None, service: str | None) -> Adapter | None:
     """Return who reads a reply that only its address explains (Vertex embeddings, invoke)."""
     if service == "google":
-        return google.read_embeddings if operation == "embeddings" else google.read_content
+        embeds = operation == "embeddings" or "embeddings" in body or "embedding" in body
+        return google.read_embeddings if embeds else google.read_content
     native = _NATIVE.get(service)
     if native is not None:
         return native
@@ -146,11 +165,13 @@ def adapter_for(operation: str | None, service: str | None) -> Adapter | None:
 def no_usage(body: Json) -> Skipped | None:
     """Return why this object is no finished reply, or None where it may be one."""
     kind = first(body, "object", "type")
-    if kind == "chat.completion" or not isinstance(kind, str):
+    if not isinstance(kind, str):
         kind = ""
+    if kind in _REPLIES:
+        return None
     if kind in _AGGREGATES:
         return Skipped("not_usage", kind)
-    if kind in ("response", "video", "thread.run", "interaction"):
+    if kind in _JOBS:
         status = body.get("status")
         if isinstance(status, str) and status in UNFINISHED:
             return Skipped("not_finished", status)
@@ -167,7 +188,15 @@ def unknown(body: Json) -> Skipped | None:
         return Skipped("not_usage", kind[:64])
     if not body or body.get("deleted") is True or "has_more" in body:
         return Skipped("not_usage", "listing" if body else "empty")
-    for key in ("models", "files", "cachedContents", "batches", "operations", "nextPageToken"):
+    for key in (
+        "ResponseMetadata",
+        "models",
+        "files",
+        "cachedContents",
+        "batches",
+        "operations",
+        "nextPageToken",
+    ):
         if key in body:
             return Skipped("not_usage", key)
     return None

@@ -95,7 +95,7 @@ def part(source: Json, *keys: str) -> Json:
     value = first(source, *keys)
     if value is None:
         return NOTHING
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         return value
     raise InconsistentUsageError("a breakdown of token counts is not an object")
 
@@ -103,7 +103,9 @@ def part(source: Json, *keys: str) -> Json:
 def inner(source: Json, key: str) -> Json:
     """Return a sub-object where it is one, else an empty one. Raises nothing."""
     value = source.get(key)
-    return value if isinstance(value, Mapping) else NOTHING
+    if value is None:
+        return NOTHING
+    return value if type(value) is dict or isinstance(value, Mapping) else NOTHING
 
 
 def items(value: object) -> Iterable[Json]:

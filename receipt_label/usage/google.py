@@ -11,9 +11,9 @@ from receipt_label.usage.figures import (
     Json,
     count,
     first,
+    inner,
     items,
     note,
-    part,
     settle,
 )
 from receipt_label.usage.reading import Call, Reading
@@ -56,8 +56,8 @@ def read_embeddings(body: Json, call: Call) -> Reading:
     """Read embeddings of embedContent, batchEmbedContents, or Vertex' older predict."""
     reading = _start("embeddings", body)
     raw = body.get("usageMetadata")
-    if raw is None and isinstance(body.get("predictions"), list):
-        raw = _predicted_tokens(body)
+    if raw is None:
+        raw = _counted_vectors(body)
     reading.measure(raw, lambda usage: content_usage(usage, no_output=True))
     return reading
 
@@ -123,13 +123,11 @@ def _kinds(raw: Json, keys: tuple[str, ...], name: str, details: Details) -> Non
             note(details, name.format(kind), number)
 
 
-def _predicted_tokens(body: Json) -> object:
+def _counted_vectors(body: Json) -> object:
     """The token counts that Vertex' text-embedding models put beside each vector."""
-    counts = [
-        part(part(entry, "embeddings"), "statistics").get("token_count")
-        for entry in items(body.get("predictions"))
-        if isinstance(entry.get("embeddings"), Mapping)
-    ]
+    vectors = [inner(entry, "embeddings") for entry in items(body.get("predictions"))]
+    vectors = vectors or list(items(body.get("embeddings")))
+    counts = [first(inner(it, "statistics"), "token_count", "tokenCount") for it in vectors]
     known = [number for number in counts if isinstance(number, (int, float))]
     return {"promptTokenCount": sum(known)} if known and len(known) == len(counts) else None
 
@@ -165,7 +163,7 @@ def interaction_usage(raw: Json) -> Usage | None:
 
 def camel(body: Json) -> Json:
     """Return a google-genai dump in snake case with the names that its API uses."""
-    if not any(key in body for key in ("usage_metadata", "model_version", "response_id")):
+    if "usage_metadata" not in body and "model_version" not in body:
         return body
     renamed = {_camel(key): value for key, value in body.items()}
     usage = renamed.get("usageMetadata")

@@ -18,6 +18,8 @@ def read_ollama(body: Json, call: Call) -> Reading:
     if raw:
         no_output = operation == "embeddings"
         reading.measure(raw, lambda usage: _usage(usage, no_output=no_output))
+    if body.get("done") is False:  # a line of a stream, and not its last
+        reading.status = "partial"
     reading.finished(body.get("done_reason"))
     return reading
 

@@ -36,6 +36,7 @@ _MODEL_OWNERS: Final = (
 _MARKS: Final[tuple[tuple[Callable[[Json, Json], bool], str], ...]] = (
     (lambda body, _: isinstance(body.get("provider"), str), "openrouter"),
     (lambda body, _: "x_groq" in body, "groq"),
+    (lambda body, _: body.get("object") == "realtime.response", "openai"),
     (lambda body, _: body.get("system_fingerprint") == "fp_ollama", "ollama"),
     (lambda body, _: "time_info" in body, "cerebras"),
     (lambda body, _: "prompt_filter_results" in body or "content_filters" in body, "azure"),

@@ -26,7 +26,7 @@ from receipt_label.usage.reply import Usage
 
 # xAI: "1 USD = 10,000,000,000 ticks" (docs.x.ai/developers/cost-tracking).
 _TICKS_PER_USD: Final = 10**10
-_KINDS: Final = (("audio_tokens", "audio"), ("image_tokens", "image"), ("video_tokens", "video"))
+_KINDS: Final = {"audio_tokens": "audio", "image_tokens": "image", "video_tokens": "video"}
 
 
 def openai_usage(
@@ -63,7 +63,7 @@ def openai_usage(
     details = {}
     if no_output:
         sent, made = (total if sent is None else sent), made or 0
-    if service == "perplexity" and made is not None:
+    if service == "perplexity" and made is not None and "completion_tokens" in raw:
         made = _perplexity_output(raw, made, details)
     elif sent is not None:
         made, reasoning = _whole_output(raw, service, sent, made, total, reasoning)
@@ -146,12 +146,14 @@ def _perplexity_output(raw: Json, made: int, details: Details) -> int:
 
 
 def _kinds(into: Json, out: Json, details: Details) -> None:
-    from_cache = part(into, "cached_tokens_details")
-    for key, kind in _KINDS:
-        note(details, f"input_{kind}_tokens", into.get(key))
-        note(details, f"output_{kind}_tokens", out.get(key))
-        if from_cache:
-            note(details, f"cache_{kind}_read_tokens", from_cache.get(key))
+    for block, name in (
+        (into, "input_{}_tokens"),
+        (out, "output_{}_tokens"),
+        (part(into, "cached_tokens_details"), "cache_{}_read_tokens"),
+    ):
+        for key, value in block.items():
+            if value and key in _KINDS:
+                note(details, name.format(_KINDS[key]), value)
 
 
 def _searches(raw: Json, queries: object, details: Details) -> None:

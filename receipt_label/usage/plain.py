@@ -19,6 +19,8 @@ _SSE: Final = re.compile(r"(?:data|event|id|retry)?:")
 # Not str.splitlines: U+2028 and its like are legal inside a JSON string.
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
+_BLANK: Final = "\ufeff \t\r\n"
+
 _NO_REPLY: Final = (
     "not a reply of an AI service: {what}. Pass the SDK's object, a dict, or the text of the JSON "
     "or of the event stream."
@@ -30,10 +32,14 @@ _UNREAD: Final = (
 
 
 class Plain(NamedTuple):
-    """The reply as plain data: one object, or the chunks of a stream in their order."""
+    """The reply as plain data: one object, or the chunks of a stream in their order.
+
+    ``stream``: it came as the text of an event stream, so even one chunk alone is a stream's.
+    """
 
     data: Json | list[Json]
     module: str = ""
+    stream: bool = False
     url: str | None = None
     http_status: int | None = None
 
@@ -41,10 +47,12 @@ class Plain(NamedTuple):
 def plain(response: object) -> Plain:
     """Return the reply as plain data. Raises ValueError where it is no reply at all."""
     if type(response) is dict:
+        if "ResponseMetadata" in response:
+            _refuse_unread(response)
         return Plain(response)
     if isinstance(response, (str, bytes, bytearray, memoryview)):
         text = response if isinstance(response, str) else _decode(bytes(response))
-        return Plain(_from_text(text))
+        return Plain(_from_text(text), stream=_is_stream(text))
     if isinstance(response, Mapping):
         return Plain(response)
     if isinstance(response, (list, tuple)):
@@ -52,7 +60,7 @@ def plain(response: object) -> Plain:
         return Plain(_chunks(response), module)
     if response is None or isinstance(response, (bool, int, float, Decimal)):
         raise ValueError(_NO_REPLY.format(what=f"it is {_kind(response)}"))
-    raw = getattr(response, "http_response", response)
+    raw = _attribute(response, "http_response") or response
     if _attribute(raw, "status_code") is not None and _attribute(raw, "headers") is not None:
         return _from_http(raw, type(response).__name__)
     return Plain(_from_object(response), _module(response))
@@ -80,8 +88,21 @@ def _decode(data: bytes) -> str:
         raise ValueError(_NO_REPLY.format(what="the bytes are not UTF-8")) from None
 
 
+def _is_stream(text: str) -> bool:
+    return _SSE.match(text.lstrip(_BLANK)) is not None
+
+
+def _refuse_unread(response: Json) -> None:
+    """Refuse what boto3 returns for a stream: its events are the caller's to take."""
+    for key in ("stream", "body"):
+        value = response.get(key)
+        plain_value = value is None or isinstance(value, (str, bytes, list, Mapping))
+        if not plain_value and hasattr(value, "__iter__") and not hasattr(value, "read"):
+            raise ValueError(_UNREAD.format(what=f"the {type(value).__name__}"))
+
+
 def _from_text(text: str) -> Json | list[Json]:
-    text = text.lstrip("\ufeff \t\r\n")
+    text = text.lstrip(_BLANK)
     if _SSE.match(text):
         return _from_event_stream(text)
     try:
@@ -164,8 +185,10 @@ def _from_http(raw: object, name: str) -> Plain:
     if not isinstance(content, bytes):
         raise ValueError(_UNREAD.format(what=f"the {name}"))
     status = _attribute(raw, "status_code")
+    text = _decode(content)
     return Plain(
-        _from_text(_decode(content)),
+        _from_text(text),
+        stream=_is_stream(text),
         url=str(_attribute(raw, "url") or "") or None,
         http_status=status if isinstance(status, int) else None,
     )

@@ -52,13 +52,12 @@ class Reading:
             self.usage, self.inconsistent = None, True
 
     def tier(self, value: object) -> None:
-        """Note the service tier, and let it select a price where it is not the ordinary one."""
+        """Note a service tier that is not the ordinary one, and let it select the price."""
         name = word(value)
         if name:
             name = name.lower()
-            self.metadata["service_tier"] = name
             if name not in _ORDINARY_TIERS:
-                self.price_context["service_tier"] = name
+                self.metadata["service_tier"] = self.price_context["service_tier"] = name
 
     def finished(self, reason: object) -> None:
         """Note why the vendor stopped."""

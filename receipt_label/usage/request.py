@@ -15,6 +15,7 @@ from receipt_label.usage.batch_lines import BATCH, unwrap
 from receipt_label.usage.event_stream import fold
 from receipt_label.usage.figures import Json, first, harmless, inner, word
 from receipt_label.usage.google import camel
+from receipt_label.usage.openai_chat import owner_of
 from receipt_label.usage.plain import plain
 from receipt_label.usage.reading import Call, Reading
 from receipt_label.usage.reply import Fault, Reply, Skipped, Status
@@ -59,7 +60,7 @@ class Request:
 
     def read(self, response: object) -> Reply | Skipped:
         """Read the reply. Raises ValueError for what is none."""
-        data, module, url, http_status = plain(response)
+        data, module, stream, url, http_status = plain(response)
         if url is not None and self.url is None:
             self.url = url
         if http_status is not None and self.http_status is None:
@@ -73,11 +74,11 @@ class Request:
         )
         if isinstance(data, Mapping):
             return self._read_object(data, call, where)
+        if len(data) == 1 and not stream and not _is_chunk(data[0]):
+            return self._read_object(data[0], call, where)
         return self._read_stream(data, call, where)
 
     def _read_stream(self, chunks: list[Json], call: Call, where: Address) -> Reply | Skipped:
-        if len(chunks) == 1 and not _is_chunk(chunks[0]):
-            return self._read_object(chunks[0], call, where)
         if sum(_is_whole(chunk) for chunk in chunks) > 1:
             raise ValueError(
                 f"a list of {len(chunks)} replies is not one reply: read them one at a time"
@@ -120,11 +121,12 @@ class Request:
         if where.resource is not None and (adapter is None or not _has_usage(body)):
             return Skipped("not_usage", where.resource)
         if adapter is None:
-            if error is None:
+            if error is None and not call.interrupted:
                 skipped = families.unknown(body)
                 if skipped is not None:
                     return skipped
-            adapter = families.adapter_for(where.operation or self.operation, call.service)
+            operation = where.operation or self.operation
+            adapter = families.adapter_for(body, operation, call.service)
         if adapter is not None:
             reading = adapter(body, call)
         elif error is not None or call.model is not None or call.interrupted:
@@ -135,6 +137,7 @@ class Request:
             reading.operation = where.operation
         if error is not None:
             reading.error = error
+            reading.response_id = reading.response_id or body.get("request_id")
         return self._finish(reading, call, where)
 
     def _error(self, body: Json) -> str | None:
@@ -161,9 +164,10 @@ class Request:
             fault = "no_usage"
         if reading.inconsistent:
             reading.metadata["raw_usage"] = harmless(reading.raw_usage)
+        service = call.service or reading.service or owner_of(self.request_model) or "unknown"
         return Reply(
-            service=call.service or reading.service or "unknown",
-            model=self._model(reading, where),
+            service=service,
+            model=self._model(reading, where, service),
             operation=self.operation or reading.operation,
             request_model=self.request_model,
             response_id=_identity(reading.response_id),
@@ -178,13 +182,15 @@ class Request:
             also=reading.also,
         )
 
-    def _model(self, reading: Reading, where: Address) -> str:
+    def _model(self, reading: Reading, where: Address, service: str) -> str:
+        """Return the model that served; on Bedrock by the id that it is called and priced by."""
         if self.model:
             return self.model
-        served = reading.model
-        if isinstance(served, str) and served and not where.model_decides:
-            return _MODEL_PATH.sub("", served)
-        return _MODEL_PATH.sub("", where.model or self.request_model or _named(served))
+        asked = self.request_model
+        served = reading.model if isinstance(reading.model, str) else ""
+        if where.model_decides or (service == "aws" and asked and "." not in served):
+            served = where.model or asked or served
+        return _MODEL_PATH.sub("", served or where.model or asked or "unknown")
 
     def _created(self, value: object) -> datetime | None:
         if value is None:
@@ -194,10 +200,6 @@ class Request:
             return None
         now = (self.now or _utc_now)()
         return moment if _FIRST_YEAR <= moment <= now + _DAY else None
-
-
-def _named(served: object) -> str:
-    return served if isinstance(served, str) and served else "unknown"
 
 
 def _moment(value: object) -> datetime | None:
@@ -237,9 +239,9 @@ def _opened(body: Json) -> Json:
 
 def _is_chunk(body: Json) -> bool:
     kind = first(body, "type", "event_type")
-    return body.get("object") == "chat.completion.chunk" or (
-        isinstance(kind, str) and ("_" in kind or "." in kind or "-" in kind)
-    )
+    if body.get("object") == "chat.completion.chunk" or "candidates" in body:
+        return True
+    return isinstance(kind, str) and ("_" in kind or "." in kind or "-" in kind)
 
 
 def _is_whole(body: Json) -> bool:
