@@ -116,11 +116,11 @@ def check_money(field: str, value: object) -> Decimal | None:
         raise ValueError(f"{field}={value} is no amount: pass a finite Decimal, or None if unknown")
     if value < 0:
         raise ValueError(f"{field}={shown(value)} is negative: a cost is 0 or more")
-    digits, exponent = value.as_tuple().digits, int(value.as_tuple().exponent)
+    _, digits, exponent = value.as_tuple()
     if len(digits) > 38:  # noqa: PLR2004 - DynamoDB's limit, named in the module's docstring
-        value = _strip_zeros(field, value, digits, exponent)
+        value = _strip_zeros(field, value, digits, int(exponent))
     if value == 0:
-        return Decimal(0) if not -38 <= exponent <= 0 else value  # noqa: PLR2004
+        return Decimal(0) if not -38 <= int(exponent) <= 0 else value  # noqa: PLR2004
     if not -130 <= value.adjusted() <= 125:  # noqa: PLR2004
         raise ValueError(f"{field}={value} is outside 1E-130 to 9.99E+125, what DynamoDB can keep")
     return value

@@ -1,0 +1,53 @@
+# make run    import a sample of real replies of AI services and report what they cost
+# make test   lint, types, import rules, tests with branch coverage
+# make bench  the recording path beside its yardsticks
+# Each does all the set-up itself; it needs Python >= 3.11 with pip (choose one with PYTHON=...).
+
+SHELL := /bin/bash
+BIN := .venv/bin
+SAMPLE := examples/data/recorded_replies.jsonl
+DEMO := env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development \
+	RECEIPT_USAGE_DIR=$(CURDIR)/.demo $(BIN)/receipt-usage
+JOBS ?= 2
+export PYTHON
+
+.PHONY: run test lint types unit bench format clean help
+
+run:
+	@tools/setup.sh run
+	@$(DEMO) import $(SAMPLE)
+	@$(DEMO) report
+	@echo
+	@echo "These are $$(wc -l < $(SAMPLE) | tr -d ' ') recorded replies; the store is .demo/usage.db. More, by day and model:"
+	@echo "  RECEIPT_USAGE_DIR=.demo $(BIN)/receipt-usage report --by day,model"
+
+test: lint types unit
+
+lint:
+	@tools/setup.sh dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types:
+	@tools/setup.sh dev
+	$(BIN)/mypy
+
+unit:
+	@tools/setup.sh dev
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(ARGS)
+
+bench:
+	@tools/setup.sh dev
+	$(BIN)/python -m benchmarks.recording $(ARGS)
+
+format:
+	@tools/setup.sh dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .demo .coverage .coverage.* htmlcov dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+help:
+	@sed -n '1,4s/^# //p' Makefile

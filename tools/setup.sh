@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Make .venv and install the project into it: "setup.sh run" what it needs to run, "setup.sh dev"
+# what it needs to be worked on. Does nothing when nothing has changed since the last time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+profile=${1:-run}
+venv=.venv
+stamp=$venv/.installed-$profile
+log=$venv/setup.log
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python; do
+    if command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "Python 3.11 or newer is needed and was not found. Install it, or name it: make PYTHON=/path/to/python3" >&2
+  exit 1
+}
+
+quietly() {
+  if ! "$@" >>"$log" 2>&1; then
+    echo "setup failed: $*" >&2
+    tail -n 30 "$log" >&2
+    exit 1
+  fi
+}
+
+make_venv() {
+  local python
+  python=$(find_python)
+  rm -rf "$venv"
+  if ! "$python" -m venv "$venv" >/dev/null 2>&1; then # Debian without python3-venv has no ensurepip
+    rm -rf "$venv"
+    "$python" -m venv --without-pip "$venv"
+    "$python" -m pip --python "$venv/bin/python" install -q -U pip >>"$log" 2>&1 || {
+      echo "pip is missing: install python3-venv or python3-pip" >&2
+      exit 1
+    }
+  fi
+  quietly "$venv/bin/python" -m pip install -q -U pip
+}
+
+if [ -e "$stamp" ] && [ ! pyproject.toml -nt "$stamp" ] && [ ! constraints.txt -nt "$stamp" ]; then
+  exit 0
+fi
+echo "setting up $venv ($profile) ..." >&2
+if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  make_venv
+fi
+if [ "$profile" = dev ]; then
+  quietly "$venv/bin/python" -m pip install -q -c constraints.txt -e . --group dev
+else
+  quietly "$venv/bin/python" -m pip install -q -c constraints.txt -e .
+fi
+touch "$stamp"
