@@ -87,7 +87,7 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
     cached_input_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
-    usage_details: Mapping[str, int | float] = msgspec.field(default_factory=dict)
+    usage_details: Mapping[str, int | float] = _NOTHING
     cost_usd: Decimal | None = None
     price_source: str | None = None
     price_version: str | None = None
@@ -108,7 +108,7 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
     environment: str | None = None
     deployment_version: str | None = None
     error: str | None = None
-    metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    metadata: Mapping[str, Any] = _NOTHING
 
     def __post_init__(self) -> None:
         _check_identity(self)
