@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from receipt_dynamo._version import __version__
+    from receipt_dynamo.destinations import waiting_elsewhere, way_to
+    from receipt_dynamo.doctor import Finding, inspect_environment
     from receipt_dynamo.entities.ai_usage_metric import (
         PRICE_SOURCES,
         STATUSES,
@@ -47,6 +49,7 @@ __all__ = [
     "DirectoryRefusedError",
     "DroppedSummary",
     "Environment",
+    "Finding",
     "FlushReport",
     "Health",
     "PutResult",
@@ -61,14 +64,19 @@ __all__ = [
     "UsageSummary",
     "__version__",
     "detect_environment",
+    "inspect_environment",
     "load_timezone",
     "mint_request_id",
     "open_usage_client",
     "plain_decimal",
+    "waiting_elsewhere",
+    "way_to",
 ]
 
 _MODULES = {
     "_version": "__version__",
+    "destinations": "waiting_elsewhere way_to",
+    "doctor": "Finding inspect_environment",
     "entities.ai_usage_metric": "AIUsageMetric PRICE_SOURCES STATUSES UNPRICED_REASONS",
     "entities.request_id": "mint_request_id",
     "environment": "Environment detect_environment",

@@ -33,7 +33,7 @@ from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.store import DroppedSummary, UsageQuery, UsageStore, UsageSummary
 from receipt_dynamo.utils.clock import Clock, SystemClock
 
-__all__ = ["UsageClient", "open_usage_client"]
+__all__ = ["UsageClient", "check_destination", "open_usage_client"]
 
 MAX_RECORD_BYTES = 350_000
 """Longest record in the spool: a DynamoDB item holds 400 KB (AWS, "Quotas")."""
@@ -359,6 +359,21 @@ def _let_go(machinery: _Machinery, drainer: Drainer) -> None:
     machinery.leader.release()
 
 
+def check_destination(settings: Settings) -> None:
+    """Raise ConfigurationError unless these settings name a place that records can go to."""
+    if settings.table_name is not None:
+        raise ConfigurationError(
+            f"DYNAMODB_TABLE_NAME={settings.table_name!r} is set, but this version delivers to the "
+            "embedded store only. Unset it, or upgrade receipt-usage."
+        )
+    if settings.environment in ("production", "staging"):
+        raise ConfigurationError(
+            f"DYNAMODB_TABLE_NAME is not set, and {settings.environment_variable} says "
+            f"{settings.environment}. Set it, or set ENVIRONMENT=development to use the local "
+            "store."
+        )
+
+
 def open_usage_client(settings: Settings | None = None) -> UsageClient:
     """Return the client for this environment.
 
@@ -366,16 +381,7 @@ def open_usage_client(settings: Settings | None = None) -> UsageClient:
     production or staging: there a missing table is an error. Raises ConfigurationError.
     """
     chosen = settings or Settings.from_env()
-    if chosen.table_name is not None:
-        raise ConfigurationError(
-            f"DYNAMODB_TABLE_NAME={chosen.table_name!r} is set, but this version delivers to the "
-            "embedded store only. Unset it, or upgrade receipt-usage."
-        )
-    if chosen.environment in ("production", "staging"):
-        raise ConfigurationError(
-            f"DYNAMODB_TABLE_NAME is not set, and {chosen.environment_variable} says "
-            f"{chosen.environment}. Set it, or set ENVIRONMENT=development to use the local store."
-        )
+    check_destination(chosen)
     from receipt_dynamo.sqlite_store import SqliteStore  # sqlite3 loads when it is used
 
     client = UsageClient(chosen, SqliteStore(chosen.store_path))

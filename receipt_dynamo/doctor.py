@@ -1,0 +1,225 @@
+"""What may be wrong with an installation: looked at without changing anything.
+
+Nothing is created, migrated or taken in here, so that a look never alters what it looks at.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from receipt_dynamo._version import __version__
+from receipt_dynamo.destinations import waiting_elsewhere, way_to
+from receipt_dynamo.errors import UsageError
+from receipt_dynamo.files import check_private_file, secure_directory
+from receipt_dynamo.settings import DEPRECATED_TABLE_VARIABLE, Settings
+from receipt_dynamo.spool.pending import pending_records
+
+__all__ = ["Finding", "inspect_environment"]
+
+Mark = Literal["ok", "warn", "fault"]
+_NETWORK = frozenset(
+    "nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ceph glusterfs lustre beegfs gpfs fuse.sshfs "
+    "fuse.s3fs fuse.gcsfuse fuse.rclone fuse.glusterfs".split()
+)
+_MEMORY = frozenset({"tmpfs", "ramfs"})
+_LITTLE_SPACE = 64 << 20  # bytes
+_FIXED_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+"""These mend the WAL-reset bug of 3.7.0 to 3.51.2: two branches, and all from the last on."""
+
+_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "usage_dir": ("RECEIPT_USAGE_DIR", "XDG_STATE_HOME"),
+    "table_name": ("DYNAMODB_TABLE_NAME", DEPRECATED_TABLE_VARIABLE),
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    "endpoint_url": ("AWS_ENDPOINT_URL_DYNAMODB",),
+    "deployment_version": ("DEPLOYMENT_VERSION",),
+}
+_NOT_LISTED = frozenset({"environment_variable"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of a check: ``fault`` stops the recording or the reports, ``warn`` may lose data."""
+
+    mark: Mark
+    what: str
+    detail: str
+
+
+def inspect_environment(
+    settings: Settings, environ: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Return what is found of versions, directory, settings, store and spools. Raises nothing."""
+    variables = os.environ if environ is None else environ
+    return [
+        *_versions(),
+        *_directory(settings.usage_dir),
+        *_settings(settings, variables),
+        *_destination(settings),
+        *_spools(settings),
+    ]
+
+
+def _versions() -> Iterator[Finding]:
+    import sqlite3
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield Finding("ok", "receipt-usage", __version__)
+    yield Finding("ok", "Python", f"{platform.python_version()} on {platform.system()}")
+    known = sqlite3.sqlite_version_info
+    mended = known >= _FIXED_SQLITE[-1] or any(
+        known[:2] == fixed[:2] and known >= fixed for fixed in _FIXED_SQLITE
+    )
+    remark = "" if mended else " (has the WAL-reset bug; the store's lock guards against it)"
+    yield Finding("ok", "SQLite", f"{sqlite3.sqlite_version}{remark}")
+    try:
+        yield Finding("ok", "botocore", version("botocore"))
+    except PackageNotFoundError:
+        yield Finding("ok", "botocore", "not installed; the embedded store does not need it")
+
+
+def _directory(directory: Path) -> Iterator[Finding]:
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if existing != directory:
+        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+            yield Finding("ok", "directory", f"{directory} is not there yet; it will be created")
+        else:
+            yield Finding(
+                "fault", "directory", f"{directory} cannot be created: {existing} is not writable"
+            )
+            return
+    else:
+        try:
+            secure_directory(directory)
+        except UsageError as error:
+            yield Finding("fault", "directory", str(error))
+            return
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            yield Finding("fault", "directory", f"{directory} cannot be written. Run: chmod u+rwx")
+            return
+        yield Finding("ok", "directory", f"{directory}, yours alone")
+    yield _file_system(existing)
+
+
+def _file_system(directory: Path) -> Finding:
+    kind = file_system_of(directory)
+    try:
+        status = os.statvfs(directory)
+    except OSError as error:
+        return Finding("fault", "file system", f"cannot be asked: {error.strerror}")
+    free = status.f_bavail * status.f_frsize
+    detail = f"{kind or 'of unknown type'}, {free / (1 << 30):,.1f} GiB free"
+    if kind in _NETWORK:
+        return Finding("warn", "file system", f"{detail}; locks and SQLite need a local disk")
+    if kind in _MEMORY:
+        return Finding("warn", "file system", f"{detail}; in memory, gone after a reboot")
+    if free < _LITTLE_SPACE:
+        return Finding("warn", "file system", f"{detail}; little space is left")
+    return Finding("ok", "file system", detail)
+
+
+def file_system_of(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """Return the type of the file system that holds ``directory``; None where it is unknown."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    found, kind = "", None
+    for line in lines:
+        place, _, source = line.partition(" - ")
+        mounted, types = place.split(" "), source.split(" ")
+        if len(mounted) < 5 or not source:  # noqa: PLR2004 - proc(5): the mount point is the fifth
+            continue
+        point = mounted[4].replace("\\040", " ")
+        inside = directory == Path(point) or Path(point) in directory.parents
+        if inside and len(point) >= len(found):  # a later mount on the same point covers it
+            found, kind = point, types[0]
+    return kind
+
+
+def _settings(settings: Settings, variables: Mapping[str, str]) -> Iterator[Finding]:
+    for field in fields(settings):
+        if field.name in _NOT_LISTED:
+            continue
+        names = _VARIABLES.get(field.name, (f"RECEIPT_USAGE_{field.name.upper()}",))
+        source = next((name for name in names if variables.get(name)), "default")
+        if field.name == "environment":
+            source = settings.environment_variable or "default"
+        value = getattr(settings, field.name)
+        shown = "not set" if value is None else str(value)
+        yield Finding("ok", f"setting {field.name}", f"{shown} ({source})")
+
+
+def _destination(settings: Settings) -> Iterator[Finding]:
+    from receipt_dynamo.usage_client import check_destination
+
+    try:
+        check_destination(settings)
+    except UsageError as error:
+        yield Finding("fault", "destination", str(error))
+        return
+    yield _store(settings.store_path)
+
+
+def _store(path: Path) -> Finding:
+    import sqlite3
+    from contextlib import closing
+
+    from receipt_dynamo.sqlite_schema import MIGRATIONS
+
+    wanted = len(MIGRATIONS)
+    try:
+        if not check_private_file(path):
+            return Finding("ok", "store", f"{path} is not there yet; the first report creates it")
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > wanted:
+                return Finding(
+                    "fault",
+                    "store",
+                    f"{path} is of version {version}, this program knows {wanted}: upgrade it",
+                )
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'metric'")
+            known = tables.fetchone() is not None
+            count = connection.execute("SELECT count(*) FROM metric").fetchone()[0] if known else 0
+    except (UsageError, sqlite3.Error, OSError) as error:
+        return Finding("fault", "store", f"{path} cannot be read: {error}")
+    size = path.stat().st_size / (1 << 20)
+    older = "" if version == wanted else f", to become version {wanted} when next written"
+    return Finding(
+        "ok", "store", f"{path}: {count:,} records, {size:,.1f} MiB, version {version}{older}"
+    )
+
+
+def _spools(settings: Settings) -> Iterator[Finding]:
+    own = settings.spool_dir
+    try:
+        waiting = pending_records(own)
+    except OSError as error:
+        yield Finding("fault", f"spool {settings.destination}", f"cannot be read: {error}")
+        return
+    detail = f"{waiting:,} records wait; the next report takes them in" if waiting else "empty"
+    yield Finding("ok", f"spool {settings.destination}", detail)
+    for name, what in (
+        ("dead", "records that can never be stored"),
+        ("quarantine", "damaged lines"),
+    ):
+        try:
+            files = sum(path.is_file() for path in (own / name).iterdir())
+        except OSError:
+            continue
+        if files:
+            yield Finding("warn", f"spool {settings.destination}", f"{own / name} holds {what}")
+    for destination, count in waiting_elsewhere(settings).items():
+        yield Finding(
+            "warn",
+            f"spool {destination}",
+            f"{count:,} records wait for another destination: {way_to(destination)}",
+        )
