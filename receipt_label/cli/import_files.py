@@ -1,0 +1,211 @@
+"""``receipt-usage import``: recorded replies, from files into the store."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from receipt_label.cli.output import note, write_json
+from receipt_label.cli.selection import iso_time
+
+if TYPE_CHECKING:
+    from receipt_dynamo import UsageClient
+    from receipt_label.importers.replies import FileTally, ReplyImporter
+
+__all__ = ["command"]
+
+_BAD_LINES_SHOWN = 20
+_REASONS = {
+    "not_finished": "not finished yet",
+    "not_usage": "no billable call",
+}
+
+
+@click.command(name="import")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--at", metavar="TIME", help="Date replies that carry no time with this one (ISO 8601)."
+)
+@click.option("--service", help="The service that was called, whatever the replies say.")
+@click.option("--operation", help="The operation, whatever the replies say.")
+@click.option("--job", "job_id", help="Record the calls for this job.")
+@click.option("--batch", "batch_id", help="Record the calls for this batch.")
+@click.option("--pr", "github_pr", type=click.IntRange(min=1), help="... this pull request.")
+@click.option("--user", "user_id", help="... this user.")
+@click.option("--conversation", "conversation_id", help="... this conversation.")
+@click.option("--environment", help="... this environment.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
+def command(
+    files: tuple[str, ...],
+    at: str | None,
+    service: str | None,
+    operation: str | None,
+    as_json: bool,
+    **attributes: Any,
+) -> int:
+    """Record the calls of files of replies; "-" is standard input, .gz is unpacked.
+
+    A file holds JSON lines (replies as the service sent them, envelopes with url and body or
+    stream, batch outputs of OpenAI and Anthropic), or one reply, or an array of replies. Importing
+    a file again changes nothing. A line that is no reply is reported and the rest goes in; the
+    exit code is 1 then.
+    """
+    time = iso_time("--at", at) if at is not None else None
+    from receipt_label.cli.opening import open_client
+    from receipt_label.importers.replies import FileTally, ReplyImporter
+    from receipt_label.tracker import AIUsageTracker
+
+    bad_lines = _BadLines()
+    with open_client() as client, AIUsageTracker(client, strict=True) as tracker:
+        importer = ReplyImporter(
+            tracker, service=service, operation=operation, at=time, on_bad=bad_lines.add
+        )
+        tallies = [FileTally("standard input" if file == "-" else file) for file in files]
+        given = {name: value or None for name, value in attributes.items()}
+        with tracker.context(**given):
+            for file, tally in zip(files, tallies, strict=True):
+                _import_file(importer, file, tally)
+                bad_lines.end_of_file()
+        client.take_in()
+        unpriced = _unpriced_calls(client)
+    _say(tallies, unpriced)
+    if as_json:
+        write_json(_as_json(tallies, bad_lines.shown, unpriced))
+    return 0 if all(tally.is_fine for tally in tallies) else 1
+
+
+class _BadLines:
+    """Reports bad lines on standard error; of each file the first few, then how many more."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
+        self._in_file = 0
+
+    def add(self, place: str, reason: str) -> None:
+        self._in_file += 1
+        if self._in_file <= _BAD_LINES_SHOWN:
+            self.shown.append({"place": place, "reason": reason})
+            note(f"{place}: {reason}")
+
+    def end_of_file(self) -> None:
+        if self._in_file > _BAD_LINES_SHOWN:
+            note(f"... and {self._in_file - _BAD_LINES_SHOWN:,} more bad lines")
+        self._in_file = 0
+
+
+def _import_file(importer: ReplyImporter, file: str, tally: FileTally) -> None:
+    """Import one file; what is wrong with it as a whole is one line, and the next one goes in."""
+    from receipt_label.importers.source import SourceError, open_source
+
+    try:
+        with open_source(file, datetime.now(UTC)) as source, _bar(source.name, source.size) as tell:
+            importer.run(source, tally, tell)
+    except SourceError as error:
+        tally.fault = str(error)
+        note(f"{tally.file}: {error}")
+
+
+@contextmanager
+def _bar(name: str, size: int | None) -> Iterator[Callable[[int], None] | None]:
+    """Show a progress bar on standard error where a terminal looks on."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from receipt_label.cli.output import clean
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task(clean(name), total=size)
+        yield lambda position: progress.update(task, completed=position)
+
+
+def _unpriced_calls(client: UsageClient) -> int:
+    """Return how many calls in the whole store have no price."""
+    from receipt_dynamo import UsageQuery
+
+    return client.summarize(UsageQuery(unpriced=True))[0].calls
+
+
+def _skipped(tallies: list[FileTally]) -> Counter[str]:
+    return sum((tally.skipped for tally in tallies), Counter[str]())
+
+
+def _say(tallies: list[FileTally], unpriced: int) -> None:
+    """Print the summary on standard error."""
+    recorded = sum(tally.recorded for tally in tallies)
+    parts = [
+        f"{recorded:,} {'reply' if recorded == 1 else 'replies'} recorded (seen again counts once)"
+    ]
+    skipped = _skipped(tallies)
+    if skipped:
+        reasons = ", ".join(
+            f"{count:,} {_REASONS.get(reason, reason)}" for reason, count in sorted(skipped.items())
+        )
+        parts.append(f"{skipped.total():,} skipped ({reasons})")
+    for name, count in (
+        ("bad", sum(tally.bad for tally in tallies)),
+        ("dropped", sum(tally.dropped for tally in tallies)),
+        ("files not read", sum(tally.fault is not None for tally in tallies)),
+    ):
+        if count:
+            parts.append(f"{count:,} {name}")
+    note("; ".join(parts))
+    for tally in tallies:
+        _say_dated(tally)
+    if unpriced:
+        word = "call has" if unpriced == 1 else "calls have"
+        note(f"{unpriced:,} {word} no price in the store: receipt-usage report --unpriced")
+
+
+def _say_dated(tally: FileTally) -> None:
+    if not tally.dated_by_file or tally.file_time is None:
+        return
+    time = tally.file_time.isoformat().replace("+00:00", "Z")
+    source = "now" if tally.file == "standard input" else "when the file was last changed"
+    lines = f"{tally.dated_by_file:,} {'reply' if tally.dated_by_file == 1 else 'replies'}"
+    note(
+        f"{tally.file}: {lines} without a time of their own are dated {time}, {source}. The time "
+        f"is part of their identity: to import them again without counting twice, --at {time}"
+    )
+
+
+def _as_json(
+    tallies: list[FileTally], bad_lines: list[dict[str, str]], unpriced: int
+) -> dict[str, Any]:
+    return {
+        "recorded": sum(tally.recorded for tally in tallies),
+        "skipped": dict(sorted(_skipped(tallies).items())),
+        "bad": sum(tally.bad for tally in tallies),
+        "dropped": sum(tally.dropped for tally in tallies),
+        "dated_by_file": sum(tally.dated_by_file for tally in tallies),
+        "unpriced_calls_in_store": unpriced,
+        "files": [
+            {
+                "file": tally.file,
+                "recorded": tally.recorded,
+                "skipped": dict(sorted(tally.skipped.items())),
+                "bad": tally.bad,
+                "dropped": tally.dropped,
+                "dated_by_file": tally.dated_by_file,
+                "fault": tally.fault,
+            }
+            for tally in tallies
+        ],
+        "bad_lines": bad_lines,
+    }
