@@ -7,6 +7,7 @@ model, context and period, and says so where a variant is not covered.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ STANDARD: Mapping[str, frozenset[str]] = {
     "inference_geo": frozenset({"", "global", "not_available"}),
 }
 """Context values that mean the list price, whether or not the list has a variant of that name."""
+
+_AUDIO_MODEL = re.compile(r"\bgpt-(4o-)?(mini-)?(audio|realtime)\b")
+_AUDIO_TOKENS = ("input_audio_tokens", "output_audio_tokens")
 
 GROQ_MINIMUM_SECONDS = 10
 """Groq bills a transcription as 10 seconds at least (groq.com/pricing); so does genai-prices."""
@@ -148,10 +152,21 @@ class Listing:
         """Compile the rates at an aware time, or return None where the context is not covered."""
         if context and not self._covers(timestamp, context):
             return None
+        rates = rates_of(self.model.get_prices(timestamp, dict(context)))
         return compile_tariff(
-            rates_of(self.model.get_prices(timestamp, dict(context))),
-            minimum_seconds=self._minimum_seconds(),
+            rates, minimum_seconds=self._minimum_seconds(), unlisted=self._unlisted(rates)
         )
+
+    def _unlisted(self, rates: list[Rate]) -> tuple[str, ...]:
+        """Return the units that have a price elsewhere, and none in this list.
+
+        OpenAI charges 16 times the text rate for the audio of gpt-4o-audio-preview; the list has
+        its text rates only.
+        """
+        if not _AUDIO_MODEL.search(self.model.id):
+            return ()
+        priced = {rate.unit.name for rate in rates}
+        return tuple(name for name in _AUDIO_TOKENS if name not in priced)
 
     def _covers(self, timestamp: datetime, context: Mapping[str, str]) -> bool:
         """Whether one kind of variant, and only one, answers everything the context asks."""

@@ -288,8 +288,13 @@ def compile_tariff(
     multiplier: Decimal = Decimal(1),
     free_of_charge: bool = False,
     minimum_seconds: int = 0,
+    unlisted: tuple[str, ...] = (),
 ) -> Tariff:
-    """Return the tariff of these rates (one per unit), each times the multiplier."""
+    """Return the tariff of these rates (one per unit), each times the multiplier.
+
+    ``unlisted`` are units that the vendor charges at rates of their own which are not among these:
+    a call that used them, or a part of them, is refused and not charged at the rate of the whole.
+    """
     priced = {rate.unit.name: rate.unit for rate in rates}
     leaves = _leaf_vectors([unit for name, unit in priced.items() if name != REQUESTS])
     thresholds = tuple(sorted({start for rate in rates for start, _ in rate.tiers}))
@@ -313,7 +318,7 @@ def compile_tariff(
         minimum_seconds=minimum_seconds,
         _leaves=tuple(tuple(leaf.items()) for leaf in leaves.values() if len(leaf) > 1),
         _priced=frozenset(priced),
-        _covered=frozenset(_covered(priced)),
+        _covered=frozenset(_covered(priced, unlisted)),
         _needed=tuple(
             rate.unit.name
             for rate in rates
@@ -322,10 +327,13 @@ def compile_tariff(
     )
 
 
-def _covered(priced: Mapping[str, Unit]) -> Iterator[str]:
+def _covered(priced: Mapping[str, Unit], unlisted: tuple[str, ...]) -> Iterator[str]:
     """Yield the units that some rate charges: each priced one and every subset of it."""
     yield from priced
-    for name, unit in vocabulary().items():
+    units = vocabulary()
+    for name, unit in units.items():
+        if any(units[refused].contains(unit) for refused in unlisted):
+            continue
         if any(whole.contains(unit) for key, whole in priced.items() if key != REQUESTS):
             yield name
 
