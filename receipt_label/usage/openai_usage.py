@@ -59,7 +59,8 @@ def openai_usage(
         "prompt_token_details",
     )
     out = part(raw, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    reasoning = count(first(out, "reasoning_tokens") or raw.get("reasoning_tokens"))
+    inside = out.get("reasoning_tokens")
+    reasoning = count(raw.get("reasoning_tokens") if inside is None else inside)
     details = {}
     if no_output:
         sent, made = (total if sent is None else sent), made or 0
