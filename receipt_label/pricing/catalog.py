@@ -62,12 +62,17 @@ def normal_context(context: Mapping[str, str]) -> dict[str, str]:
     asked: dict[str, str] = {}
     for key, value in context.items():
         word = str(value).strip().lower()
-        if word in STANDARD.get(key, ("",)):
+        if is_standard(key, word):
             continue
         if key == "service_tier" and word == "batch":
             key = "processing"  # noqa: PLW2901  # the pair is renamed
         asked[key] = word
     return asked
+
+
+def is_standard(key: str, word: str) -> bool:
+    """Whether a context value (lower case) asks for nothing but the list price."""
+    return word in STANDARD.get(key, ("",))
 
 
 class Quote(Protocol):

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
+from receipt_label.pricing.catalog import is_standard
 from receipt_label.pricing.rules import ANY, Rule, RuleBook
 from receipt_label.pricing.tariff import Rate, Tariff, compile_tariff
 from receipt_label.pricing.units import CORE_FIELDS, Unit, canonical, custom_unit, joins, vocabulary
@@ -194,16 +195,12 @@ def _read_rule(value: object, at: _At, units: Mapping[str, Unit]) -> Rule:
     batch = None if factor is None else at.inside("batch_multiplier").amount(factor, positive=True)
     free = _read_free(entry, at)
     rates = _read_rates(entry, at, units) if "rates" in entry else None
-    when = {
-        key.lower(): at.inside(f"when.{key}").text(wanted)
-        for key, wanted in at.inside("when").table(entry.get("when", {})).items()
-    }
     return Rule(
         service=at.inside("service").text(entry.get("service", ANY)),
         models=_read_names(entry, at),
         effective_from=since,
         effective_until=until,
-        when=when,
+        when=_read_when(entry, at),
         tariff=None if rates is None else _compile(rates, multiplier),
         batch_tariff=(
             None if rates is None or batch is None else _compile(rates, multiplier * batch)
@@ -213,6 +210,18 @@ def _read_rule(value: object, at: _At, units: Mapping[str, Unit]) -> Rule:
         free=free,
         note=str(entry.get("note", "")),
     )
+
+
+def _read_when(entry: Mapping[str, object], at: _At) -> dict[str, str]:
+    when = {}
+    for key, wanted in at.inside("when").table(entry.get("when", {})).items():
+        inside = at.inside(f"when.{key}")
+        when[key] = inside.text(wanted)
+        if is_standard(key, when[key]):
+            inside.fail(
+                f"{wanted!r} means the standard price, which needs no 'when'. Leave it out."
+            )
+    return when
 
 
 def _compile(rates: list[Rate], multiplier: Decimal) -> Tariff:

@@ -79,7 +79,7 @@ class Rule:
 
         ``names`` are the call's model names, the most particular first. An earlier name beats a
         later one; then an exact name a pattern; then more literal letters, a named service, and
-        more context pairs.
+        more named context values.
         """
         if self.service not in (ANY, service):
             return None
@@ -89,7 +89,8 @@ class Rule:
                 exact = any(not is_pattern(pattern) for pattern in fits)
                 letters = max(len(pattern.replace("*", "")) for pattern in fits)
                 named = int(self.service != ANY)
-                return (-position, int(exact), letters, named, len(self.when))
+                pairs = sum(value != ANY for value in self.when.values())
+                return (-position, int(exact), letters, named, pairs)
         return None
 
 
