@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_OLD_DAYS = 120
+_DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
 _MARKS = {"ok": "ok   ", "warn": "warn ", "fault": "FAULT"}
 
 
@@ -72,18 +75,60 @@ def _prices(file: Path | None) -> list[Finding]:
     except (PriceFileError, OSError) as error:
         findings.append(Finding("fault", "price file", str(error)))
         book = PriceBook.load(None)
-    today = datetime.now(UTC).date()
     versions = dict.fromkeys(model.version for model in book.models())
-    findings += [
-        Finding("ok", "prices", f"{version}{_age(version, today)}") for version in versions
-    ]
+    today = datetime.now(UTC).date()
+    findings += [_price_data(version, today) for version in versions]
     return findings
 
 
-def _age(version: str, today: date) -> str:
-    """Return how old a version is that ends in its date."""
+def _price_data(version: str, today: date) -> Finding:
+    from receipt_dynamo import Finding
+
+    if version.startswith("sha256:"):
+        return Finding("ok", "prices", f"the price file's, {version}")
+    if version.startswith("genai-prices"):
+        return _aged(version, _newest_price(today), today)
     try:
-        days = (today - date.fromisoformat(version.rsplit(maxsplit=1)[-1])).days
+        as_of = date.fromisoformat(version)
     except ValueError:
-        return ""
-    return f", {max(days, 0):,} days old"
+        return Finding("ok", "prices", version)
+    return _aged("bundled prices per request", as_of, today)
+
+
+def _aged(what: str, as_of: date | None, today: date) -> Finding:
+    from receipt_dynamo import Finding
+
+    if as_of is None:
+        return Finding("ok", "prices", what)
+    days = max((today - as_of).days, 0)
+    detail = f"{what}, newest date in it {as_of}, {days:,} {'day' if days == 1 else 'days'} old"
+    if days > _OLD_DAYS:
+        return Finding("warn", "prices", f"{detail}: upgrade, models may be missing")
+    return Finding("ok", "prices", detail)
+
+
+def _newest_price(today: date) -> date | None:
+    """Return the newest date, up to today, at which genai-prices says that a price began or was
+    checked. Its data carries no date of its own."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    newest: date | None = None
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            prices = model.prices if isinstance(model.prices, list) else []
+            starts = (getattr(price.constraint, "start_date", None) for price in prices)
+            said = _DATE.findall(model.price_comments or "")
+            for found in (*starts, *_dates(said)):
+                if found is not None and found <= today and (newest is None or found > newest):
+                    newest = found
+    return newest
+
+
+def _dates(texts: list[str]) -> list[date]:
+    dates = []
+    for text in texts:
+        try:
+            dates.append(date.fromisoformat(text))
+        except ValueError:
+            continue
+    return dates

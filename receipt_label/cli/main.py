@@ -6,6 +6,7 @@ line and an exit code. A command's module loads when it is called, so that ``--h
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -80,27 +81,31 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code. Prints no traceback for a fault of the user's."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal can show
     with _logging_to_stderr():
         try:
-            code = _run(args)
+            code = _run(sys.argv[1:] if args is None else list(args))
             sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader has seen enough (| head). What is still buffered must not be written.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # the reader has seen enough (| head)
+            _discard_output()
             return 0
+        except OSError as error:
+            _discard_output()
+            note(f"error: the output cannot be written: {_one_line(error)}")
+            return EXIT_FAULT
     return code
 
 
-def _run(args: Sequence[str] | None) -> int:
+def _run(args: list[str]) -> int:
     try:
-        code = cli.main(
-            args=None if args is None else list(args),
-            prog_name="receipt-usage",
-            standalone_mode=False,
-        )
+        # Not cli.main(): it makes a broken pipe a fault.
+        with cli.make_context("receipt-usage", args) as context:
+            code = cli.invoke(context)
+    except click.exceptions.Exit as leaving:  # --help, --version
+        return leaving.exit_code
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx is not None else "receipt-usage"
-        note(f"error: {error.format_message().removesuffix('.')}. See: {path} --help")
+        _show_usage_error(error)
         return error.exit_code
     except click.ClickException as error:
         note(f"error: {error.format_message()}")
@@ -114,6 +119,21 @@ def _run(args: Sequence[str] | None) -> int:
         note(f"error: {_one_line(error)}")
         return EXIT_FAULT
     return code if isinstance(code, int) else 0
+
+
+def _show_usage_error(error: click.UsageError) -> None:
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        print(error.format_message(), file=sys.stderr)  # the help itself
+        return
+    path = error.ctx.command_path if error.ctx is not None else "receipt-usage"
+    note(f"error: {error.format_message().removesuffix('.')}. See: {path} --help")
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere: the interpreter would write it at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _one_line(error: Exception) -> str:

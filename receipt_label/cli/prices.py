@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _ONE = 1
-_TIMES = {1_000: "1k", 1_000_000: "1M"}
+_TIMES = {1: "", 1_000: "1k", 1_000_000: "1M"}
 
 
 @click.group(name="prices")
@@ -104,7 +104,7 @@ def _entry_json(entry: PriceEntry) -> dict[str, Any]:
 def _print_entries(entries: tuple[PriceEntry, ...]) -> None:
     from receipt_label.cli.tables import Column, print_table
 
-    columns = [Column("service"), Column("model"), Column("source"), Column("for"), Column("unit")]
+    columns = [Column("service"), Column("model"), Column("source"), Column("for")]
     columns += [Column("USD", figures=True), Column("per"), Column("in force")]
     rows = [row for entry in entries for row in _rows(entry)]
     print_table(columns, rows)
@@ -117,7 +117,7 @@ def _rows(entry: PriceEntry) -> list[list[Any]]:
     shared = [entry.service, entry.model, entry.source, _conditions(entry)]
     figures = [line for rate in entry.rates for line in _rate_lines(rate)]
     if not figures:
-        figures = [[_multiplied(entry), None, ""]]
+        figures = [[None, _multiplied(entry)]]
     period = _period(entry)
     return [
         [*(shared if first else [""] * len(shared)), *figure, period if first else ""]
@@ -126,15 +126,17 @@ def _rows(entry: PriceEntry) -> list[list[Any]]:
 
 
 def _rate_lines(rate: UnitRate) -> list[list[Any]]:
-    per = _TIMES.get(rate.per, f"{rate.per:,}")
-    lines: list[list[Any]] = [[rate.unit, rate.usd, per]]
-    lines += [[f"  above {above:,} input tokens", usd, per] for above, usd in rate.tiers]
+    per = f"{_TIMES.get(rate.per, f'{rate.per:,}')} {rate.unit}".strip()
+    lines: list[list[Any]] = [[rate.usd, per]]
+    lines += [[usd, f"... above {above:,} input tokens"] for above, usd in rate.tiers]
     return lines
 
 
 def _multiplied(entry: PriceEntry) -> str:
     if entry.source == "declared_free":
         return "free"
+    if entry.multiplier == _ONE and entry.batch_multiplier is None:
+        return "listed without a rate"
     batch = f", batch x {_money(entry.batch_multiplier)}" if entry.batch_multiplier else ""
     return f"list price x {_money(entry.multiplier)}{batch}"
 

@@ -12,11 +12,14 @@ from receipt_dynamo import plain_decimal
 from receipt_label.cli.output import clean
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 __all__ = ["Column", "print_table"]
 
 _NARROWEST_NAME = 12
+_PADDING = (0, 1, 0, 0)
+_GAP = 2  # the padding, and the space that the box draws between columns
 Cell = str | int | Decimal | None
 
 
@@ -35,11 +38,10 @@ def print_table(
 ) -> None:
     """Print a table on standard output, with a line of totals.
 
-    A terminal that is too narrow gets one block for each row instead. What is piped has the width
-    that it needs.
+    What is piped has the width that it needs. A narrower terminal gets the names of a row on a line
+    above its figures; one that has no room for those, a block for each row. Nothing is cut.
     """
     from rich.console import Console
-    from rich.measure import Measurement
 
     lines = [*rows, total] if total is not None else list(rows)
     texts = [
@@ -49,15 +51,19 @@ def print_table(
         for i, column in enumerate(columns)
     ]
     cells = [list(line) for line in zip(*texts, strict=True)]
-    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=False)
-    wide = console.options.update(width=10**6)
-    table = _table(columns, cells, has_total=total is not None)
-    needed = Measurement.get(console, wide, table).maximum
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    needed = _width(columns, texts)
     if not console.is_terminal:
         console.width = needed
-    elif needed - _shrinkable(columns, texts) > console.width:
+    if needed - _shrinkable(columns, texts) <= console.width:
+        _print_rich(console, _table(columns, cells, has_total=total is not None))
+    elif _figures_width(columns, texts) <= console.width:
+        _print_two_lines(columns, cells)
+    else:
         _print_blocks(columns, cells)
-        return
+
+
+def _print_rich(console: Console, table: Table) -> None:
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
@@ -69,20 +75,37 @@ def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], *, has_tot
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=_PADDING, header_style="bold"
+    )
     for index, column in enumerate(columns):
-        title = column.title
         if column.figures:
-            width = max((len(line[index]) for line in cells), default=0)
-            table.add_column(Text(title.rjust(width)), no_wrap=True)
+            width = len(cells[0][index]) if cells else 0
+            table.add_column(Text(column.title.rjust(width)), no_wrap=True)
         else:
-            table.add_column(Text(title), overflow="fold")
+            table.add_column(Text(column.title), overflow="fold")
     for number, line in enumerate(cells, 1):
         last = has_total and number == len(cells)
         if last:
             table.add_section()
         table.add_row(*(Text(cell) for cell in line), style="bold" if last else "")
     return table
+
+
+def _width(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> int:
+    """Return the width of the table as it is."""
+    from rich.cells import cell_len
+
+    widths = (
+        max([cell_len(column.title), *map(cell_len, column_texts)])
+        for column, column_texts in zip(columns, texts, strict=True)
+    )
+    return sum(widths) + _GAP * len(columns)
+
+
+def _figures_width(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> int:
+    figures = [t for column, t in zip(columns, texts, strict=True) if column.figures]
+    return _width([column for column in columns if column.figures], figures)
 
 
 def _shrinkable(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> int:
@@ -93,6 +116,20 @@ def _shrinkable(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> in
         if not column.figures
     )
     return sum(max(0, width - _NARROWEST_NAME) for width in widths)
+
+
+def _print_two_lines(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
+    """Print the names of each row on a line of their own, its figures below."""
+    figures = [index for index, column in enumerate(columns) if column.figures]
+    names = [index for index, column in enumerate(columns) if not column.figures]
+    widths = [len(cells[0][index]) for index in figures]
+    headings = (columns[i].title.rjust(w) for i, w in zip(figures, widths, strict=True))
+    print(", ".join(columns[index].title for index in names))
+    print("  ".join(headings))
+    for line in cells:
+        print()
+        print(", ".join(line[index] for index in names if line[index]))
+        print("  ".join(line[index] for index in figures).rstrip())
 
 
 def _print_blocks(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
