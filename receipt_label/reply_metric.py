@@ -17,7 +17,7 @@ from receipt_label.pricing import Price, PriceBook
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply, Usage
 
-__all__ = ["ReplyTimes", "metric_of_reply", "price_fields", "request_id_of"]
+__all__ = ["ReplyTimes", "metrics_of_reply", "price_fields", "request_id_of"]
 
 MIN_ID_CHARACTERS = 20
 """Vendors' ids below this length repeat (``chatcmpl-887``, ``stub``): they are no identity."""
@@ -93,19 +93,35 @@ def price_fields(
     return {"unpriced_reason": outcome.reason}
 
 
-def metric_of_reply(
+def metrics_of_reply(
     reply: Reply,
     book: PriceBook,
     *,
     timestamp: datetime,
     request_id: str,
     fields: dict[str, Any],
-) -> AIUsageMetric:
-    """Return the metric of a reply. ``fields`` are the caller's: attribution, latency, own cost.
+) -> list[AIUsageMetric]:
+    """Return the metric of a reply, and of each call that the vendor made inside it.
 
+    ``fields`` are the caller's: attribution, latency, own cost (which covers the calls inside).
     What the vendor wrote never costs the call: figures that a metric refuses go, and it is kept
     unpriced. Raises ValueError for the caller's own fields only.
     """
+    metrics = [_metric(reply, book, timestamp, request_id, fields)]
+    if reply.also:
+        inner = {name: value for name, value in fields.items() if name != "latency_ms"}
+        if inner.get("cost_usd") is not None:
+            inner["cost_usd"] = Decimal(0)
+        metrics += [
+            _metric(other, book, timestamp, f"{request_id[:_ID_BYTES]}-{number}", inner)
+            for number, other in enumerate(reply.also, 1)
+        ]
+    return metrics
+
+
+def _metric(
+    reply: Reply, book: PriceBook, timestamp: datetime, request_id: str, fields: dict[str, Any]
+) -> AIUsageMetric:
     try:
         return _build(reply, book, timestamp, request_id, fields)
     except ValueError as refused:

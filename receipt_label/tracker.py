@@ -25,7 +25,7 @@ from receipt_dynamo import (
 )
 from receipt_label import context as contexts
 from receipt_label.pricing import PriceBook
-from receipt_label.reply_metric import ReplyTimes, metric_of_reply, price_fields, request_id_of
+from receipt_label.reply_metric import ReplyTimes, metrics_of_reply, price_fields, request_id_of
 from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped, Usage
 
@@ -248,7 +248,8 @@ class AIUsageTracker:
         """Record a reply that ``read_reply`` has read; what importers call.
 
         The fallbacks hold where neither the caller nor the reply names an id of 20 characters, or a
-        time. Raises nothing unless ``strict``.
+        time. Calls that the vendor made inside this one (``reply.also``) are recorded beside it.
+        Raises nothing unless ``strict``.
         """
         try:
             if self._closed:
@@ -261,18 +262,16 @@ class AIUsageTracker:
             time = timestamp or reply.created or fallback_timestamp
             if time is None:
                 time = self._times.of(reply, self._now())
-            metric = metric_of_reply(
+            identity = request_id or request_id_of(reply) or fallback_request_id
+            metrics = metrics_of_reply(
                 reply,
                 self._book,
                 timestamp=time,
-                request_id=request_id
-                or request_id_of(reply)
-                or fallback_request_id
-                or mint_request_id(),
+                request_id=identity or mint_request_id(),
                 fields=merged,
             )
         except Exception as error:
-            usage = reply.usage if isinstance(reply, Reply) else None
+            usage = getattr(reply, "usage", None)
             return self._refuse(
                 error,
                 getattr(reply, "service", None),
@@ -280,7 +279,8 @@ class AIUsageTracker:
                 usage and usage.input_tokens,
                 usage and usage.output_tokens,
             )
-        return self._client.put_ai_usage_metric(metric)
+        answers = self._client.put_ai_usage_metrics(metrics)
+        return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
 
     def _refuse_closed(self) -> PutResult:
         if self.strict:
