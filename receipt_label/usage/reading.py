@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from receipt_label.usage.figures import InconsistentUsageError, Json, word
 from receipt_label.usage.reply import Reply, Status, Usage
@@ -66,8 +66,7 @@ class Reading:
             self.metadata["finish_reason"] = name
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What the caller and the address say about a call before its reply is read."""
 
     service: str | None = None

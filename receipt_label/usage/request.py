@@ -84,7 +84,7 @@ class Request:
                 f"a list of {len(chunks)} replies is not one reply: read them one at a time"
             )
         body, ended = fold(chunks)
-        call = replace(call, streamed=True, interrupted=not ended)
+        call = call._replace(streamed=True, interrupted=not ended)
         return self._read_object(body, call, where)
 
     def _read_object(self, body: Json, call: Call, where: Address) -> Reply | Skipped:
@@ -144,7 +144,7 @@ class Request:
         """Return the vendor's code for a failed call, or None. Never its message."""
         error = body.get("error")
         status = self.http_status
-        if not error and not (isinstance(body.get("Error"), Mapping)):
+        if not error and body.get("Error") is None:
             return f"http_{status}" if status is not None and status >= _HTTP_ERROR else None
         block = inner(body, "error") or inner(body, "Error")
         name = word(first(block, "type", "status", "code", "Code"))
@@ -227,13 +227,15 @@ def _identity(value: object) -> str | None:
 
 def _opened(body: Json) -> Json:
     """Take a reply out of the event or envelope that carries it."""
-    inside = body.get("response")
-    kind = body.get("type")
-    if isinstance(inside, Mapping) and isinstance(kind, str) and kind.startswith("response."):
-        return inside if "object" in inside else {"object": "response", **inside}
-    result = body.get("result")  # Cloudflare
-    if isinstance(result, Mapping) and "success" in body:
-        return result
+    if "response" in body:
+        inside = body["response"]
+        kind = body.get("type")
+        if isinstance(inside, Mapping) and isinstance(kind, str) and kind.startswith("response."):
+            return inside if "object" in inside else {"object": "response", **inside}
+    if "success" in body:  # Cloudflare
+        result = body.get("result")
+        if isinstance(result, Mapping):
+            return result
     return camel(body)
 
 
