@@ -46,7 +46,7 @@ def openai_usage(
     """
     if raw.get("type") == "duration":  # transcription, billed by the second
         seconds = quantity(raw.get("seconds"))
-        details: Details = {"input_audio_seconds": seconds}
+        details: Details = {"audio_seconds": seconds}
         return settle(input_tokens=None, output_tokens=None, details=details)
     sent = count(first(raw, "prompt_tokens", "input_tokens"))
     made = count(first(raw, "completion_tokens", "output_tokens"))

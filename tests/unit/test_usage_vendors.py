@@ -195,7 +195,7 @@ USAGES: dict[str, tuple[dict[str, Any], dict[str, Any], Usage]] = {
     "transcription by the second": (
         {"text": "", "usage": {"type": "duration", "seconds": 9}},
         {"request_model": "whisper-1"},
-        Usage(details={"input_audio_seconds": 9}),
+        Usage(details={"audio_seconds": 9}),
     ),
     "transcription by tokens": (
         {
