@@ -1,0 +1,104 @@
+"""What the tests of the command line share: an own directory, and the program called in-process."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one call of receipt-usage answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def one_error(self) -> str:
+        """The only line on standard error."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+RunCommand = Callable[..., Ran]
+
+
+@pytest.fixture
+def usage_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for spool and store of this test alone, in a development environment."""
+    directory = tmp_path / "usage"
+    for name in ("DYNAMODB_TABLE_NAME", "DYNAMO_TABLE_NAME", "DEPLOYMENT_ENV", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RECEIPT_USAGE_PRICES", raising=False)
+    monkeypatch.setenv("ENVIRONMENT", "development")
+    monkeypatch.setenv("RECEIPT_USAGE_DIR", str(directory))
+    return directory
+
+
+@pytest.fixture
+def run(
+    usage_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> RunCommand:
+    """Call receipt-usage in this process with a list of arguments, and perhaps standard input."""
+    from receipt_label.cli.main import main
+
+    assert usage_dir
+
+    def call(*args: str | Path, stdin: bytes | None = None) -> Ran:
+        if stdin is not None:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+def chat_reply(**changes: Any) -> dict[str, Any]:
+    """Return an OpenAI chat reply: 10 tokens in, 5 out, with an id of its own and a time."""
+    reply: dict[str, Any] = {
+        "id": "chatcmpl-0123456789abcdefghij",
+        "object": "chat.completion",
+        "created": 1_780_000_000,
+        "model": "gpt-4o-2024-08-06",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant"}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    }
+    reply.update(changes)
+    return {key: value for key, value in reply.items() if value is not None}
+
+
+@pytest.fixture
+def reply() -> Callable[..., dict[str, Any]]:
+    """Make OpenAI chat replies; ``None`` takes a key out."""
+    return chat_reply
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Callable[..., Path]:
+    """Write a file of JSON lines; a text or bytes goes in as it is."""
+
+    def write(*values: Any, name: str = "replies.jsonl", end: bytes = b"\n") -> Path:
+        path = tmp_path / name
+        data = []
+        for value in values:
+            text = value if isinstance(value, str | bytes) else json.dumps(value)
+            data.append(text if isinstance(text, bytes) else text.encode())
+        path.write_bytes(b"".join(line + end for line in data))
+        return path
+
+    return write
