@@ -15,7 +15,7 @@ export PYTHON
 
 run:
 	@tools/setup.sh run
-	@$(DEMO) import $(SAMPLE)
+	@$(DEMO) import --at 2026-08-31 $(SAMPLE)
 	@$(DEMO) report
 	@echo
 	@echo "These are $$(wc -l < $(SAMPLE) | tr -d ' ') recorded replies; the store is .demo/usage.db. More, by day and model:"

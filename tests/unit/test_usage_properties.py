@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from receipt_label.usage import Reply, Skipped, read_reply
 
-SAMPLE = Path(__file__).parents[1] / "data" / "recorded_usage_sample.jsonl"
+SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "recorded_replies.jsonl"
 LINES: list[dict[str, Any]] = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
 BODIES = [line for line in LINES if "body" in line]
 STREAMS = [line for line in LINES if "stream" in line]

@@ -14,7 +14,7 @@ import pytest
 
 from receipt_label.usage import Reply, Skipped, read_reply
 
-SAMPLE = Path(__file__).parents[1] / "data" / "recorded_usage_sample.jsonl"
+SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "recorded_replies.jsonl"
 LINES: list[dict[str, Any]] = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
 
 # service -> (calls, input, output, cached, written, reasoning), every line of the sample counted
