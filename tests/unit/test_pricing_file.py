@@ -115,3 +115,12 @@ def test_a_price_file_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> N
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PriceFileError, match="is not TOML"):
         PriceBook.load(tmp_path / "binary.toml")
+
+
+def test_the_example_of_the_documentation_is_a_price_file(load: Load) -> None:
+    """The file shown in docs/prices.md loads."""
+    page = (Path(__file__).parents[2] / "docs" / "prices.md").read_text()
+    _, _, rest = page.partition("```toml\n")
+    example, _, _ = rest.partition("```")
+    sources = {entry.source for entry in load(example).models()}
+    assert sources == {"override", "declared_free", "per_request", "genai-prices"}

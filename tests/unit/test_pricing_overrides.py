@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -158,6 +159,17 @@ def test_a_factor_is_taken_off_the_list_price(load: Load) -> None:
     assert ask(deal, "nope") == Unpriced("unknown_model")
     assert ask(deal, "gpt-4.1", context={"speed": "warp"}) == Unpriced("price_error")
     assert ask(deal, "gpt-4.1", None, fault="failed_call") == Unpriced("failed_call")
+
+
+def test_a_factor_is_exact_in_any_decimal_context(load: Load) -> None:
+    """A program that computes with five digits gets the same discount."""
+    book = load('[[price]]\nmodel = "*"\nmultiplier = "0.9123456789"')
+    usage = Usage(input_tokens=1_234_567, output_tokens=0)
+    with decimal.localcontext() as context:
+        context.prec = 5
+        cost = usd(ask(book, "gpt-4o", usage))
+    # 1,234,567 x 2.5 millionths = 3.0864175, times 0.9123456789
+    assert cost == Decimal("3.0864175") * Decimal("0.9123456789")
 
 
 def test_a_factor_holds_for_prices_per_request_too(load: Load) -> None:
@@ -319,6 +331,22 @@ def test_a_deployment_stands_for_a_model(load: Load) -> None:
     assert ask(book, "prod-chat") == ask(bare, "gpt-4o")
     assert ask(book, "Prod-Chat", service="azure") == ask(bare, "gpt-4o-mini", service="azure")
     assert usd(ask(book, "batch-17")) == Decimal("0.0012")
+
+
+def test_a_rule_for_the_name_given_beats_one_for_what_it_stands_for(load: Load) -> None:
+    """The deployment's own rule comes before its model's, however short its name."""
+    book = load("""
+        [aliases]
+        "x" = "gpt-4o-mini"
+        [[price]]
+        model = "gpt-4o-mini"
+        rates = { input_tokens = "1", output_tokens = "1" }
+        [[price]]
+        model = "x"
+        rates = { input_tokens = "2", output_tokens = "2" }
+    """)
+    assert usd(ask(book, "x")) == Decimal("0.0024")
+    assert usd(ask(book, "gpt-4o-mini")) == Decimal("0.0012")
 
 
 def test_what_is_declared_free_costs_nothing(load: Load) -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from receipt_label.pricing import Price, PriceBook, Unpriced
 from receipt_label.pricing import book as book_module
+from receipt_label.pricing.tariff import Rate, compile_tariff
+from receipt_label.pricing.units import vocabulary
 from receipt_label.usage.reply import Usage
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -77,6 +79,14 @@ def test_tokens_of_a_model_charged_otherwise_are_not_free(model: str) -> None:
 def test_a_model_listed_without_a_price_is_not_taken_for_free(service: str, model: str) -> None:
     """A list entry without rates is no declaration that the model is free."""
     assert ask(service, model) == Unpriced("unknown_unit")
+
+
+def test_a_listed_rate_of_zero_alone_makes_no_call_free() -> None:
+    """A call that used only what a list prices at 0 is unpriced, unless a user wrote the 0."""
+    rate = Rate(vocabulary()["input_tokens"], Decimal(0))
+    used = Usage(input_tokens=10)
+    assert compile_tariff([rate]).charge(used, 1) == "unknown_unit"
+    assert compile_tariff([rate], free_of_charge=True).charge(used, 1) == 0
 
 
 def test_a_vendors_own_figure_of_zero_is_believed() -> None:
