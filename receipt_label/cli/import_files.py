@@ -149,9 +149,8 @@ def _skipped(tallies: list[FileTally]) -> Counter[str]:
 def _say(tallies: list[FileTally], unpriced: int) -> None:
     """Print the summary on standard error."""
     recorded = sum(tally.recorded for tally in tallies)
-    parts = [
-        f"{recorded:,} {'reply' if recorded == 1 else 'replies'} recorded (seen again counts once)"
-    ]
+    replies = "reply" if recorded == 1 else "replies"
+    parts = [f"{recorded:,} {replies} recorded (the same call seen again counts once)"]
     skipped = _skipped(tallies)
     if skipped:
         reasons = ", ".join(

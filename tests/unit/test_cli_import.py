@@ -1,0 +1,365 @@
+"""receipt-usage import: what goes in, under which identity, and what is said about the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receipt_label.importers import replies as importing
+
+Reply = Callable[..., dict[str, Any]]
+Lines = Callable[..., Path]
+Run = Callable[..., Any]
+
+SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "recorded_replies.jsonl"
+
+
+def exported(run: Run) -> list[dict[str, Any]]:
+    """Every record of the store."""
+    return [json.loads(line) for line in run("export").out.splitlines()]
+
+
+def test_a_reply_is_recorded_with_its_tokens_cost_and_time(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """The way of a record, from a line of a file to the store."""
+    ran = run("import", lines(reply()))
+
+    assert ran.code == 0
+    (record,) = exported(run)
+    assert record["service"] == "openai"
+    assert record["request_id"] == "chatcmpl-0123456789abcdefghij"
+    assert record["timestamp"] == "2026-05-28T20:26:40.000000Z"
+    assert (record["input_tokens"], record["output_tokens"]) == (10, 5)
+    assert record["cost_usd"] == "0.000075"
+
+
+def test_importing_twice_changes_nothing(run: Run, lines: Lines, reply: Reply) -> None:
+    """With and without an id, with and without a time: the second import finds them all there."""
+    replies = lines(reply(), reply(id=None), reply(id="stub", created=None), reply(id=None))
+    run("import", replies)
+    before = exported(run)
+
+    assert run("import", replies).code == 0
+    assert exported(run) == before
+    assert len(before) == 4
+
+
+def test_the_sample_imports_without_a_fault_and_twice_changes_nothing(run: Run) -> None:
+    """Replies of real services: every line goes in or is skipped, and every call is priced or
+    listed as unpriced."""
+    first = run("import", SAMPLE, "--json")
+    before = run("report", "--json").json
+    second = run("import", SAMPLE, "--json")
+
+    assert (first.code, second.code) == (0, 0)
+    assert first.json == second.json
+    assert first.json["bad"] == first.json["dropped"] == 0
+    lines_of_file = len(SAMPLE.read_bytes().splitlines())
+    assert first.json["recorded"] + sum(first.json["skipped"].values()) == lines_of_file
+    assert run("report", "--json").json == before
+    unpriced = run("report", "--unpriced", "--json").json
+    assert unpriced["total"]["calls"] == before["total"]["unpriced_calls"]
+    assert all(row["unpriced_reason"] for row in unpriced["rows"])
+
+
+def test_identical_lines_without_an_id_are_different_calls(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """The second gets -2, the third -3; spelling and order of keys make no difference."""
+    anonymous = reply(id=None)
+    turned = dict(reversed(anonymous.items()))
+
+    run("import", lines(anonymous, json.dumps(anonymous, indent=None), turned))
+
+    ids = sorted(record["request_id"] for record in exported(run))
+    base = ids[0]
+    assert base.startswith("sha256-")
+    assert len(base) == len("sha256-") + 32
+    assert ids == [base, f"{base}-2", f"{base}-3"]
+
+
+def test_a_short_id_is_kept_and_identifies_nothing(run: Run, lines: Lines, reply: Reply) -> None:
+    """Ids below 20 characters repeat between calls: two calls of one such id stay two."""
+    run("import", lines(reply(id="chatcmpl-887"), reply(id="chatcmpl-887", system_fingerprint="b")))
+
+    records = exported(run)
+    assert [record["response_id"] for record in records] == ["chatcmpl-887"] * 2
+    assert all(record["request_id"].startswith("sha256-") for record in records)
+    assert len({record["request_id"] for record in records}) == 2
+
+
+def test_the_time_is_the_replys_then_the_lines_then_at_then_the_files(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """The order of the sources of a time, and how many lines had to take the last of them."""
+    url = "https://api.openai.com/v1/chat/completions"
+    undated = reply(created=None, id="chatcmpl-without-a-time-1")
+    file = lines(
+        {"url": url, "status": 200, "body": reply(), "timestamp": "2026-02-02T00:00:00Z"},
+        {"url": url, "status": 200, "body": undated, "timestamp": "2026-03-03T00:00:00Z"},
+        reply(created=None, id="chatcmpl-without-a-time-2"),
+    )
+    os.utime(file, ns=(0, 1_763_755_200_000_001_000))
+
+    ran = run("import", file)
+
+    times = {record["request_id"]: record["timestamp"] for record in exported(run)}
+    assert times == {
+        "chatcmpl-0123456789abcdefghij": "2026-05-28T20:26:40.000000Z",
+        "chatcmpl-without-a-time-1": "2026-03-03T00:00:00.000000Z",
+        "chatcmpl-without-a-time-2": "2025-11-21T20:00:00.000001Z",
+    }
+    assert "1 reply without a time of their own" in ran.err
+    assert "--at 2025-11-21T20:00:00.000001Z" in ran.err
+
+
+def test_at_dates_what_has_no_time_and_keeps_a_copied_file_from_counting_twice(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """The line on standard error names the very option that makes a touched file the same again."""
+    file = lines(reply(created=None), reply(created=None, id=None))
+    first = run("import", file)
+    at = first.err.split("--at ")[1].split()[0]
+    os.utime(file, (1, 1))
+
+    second = run("import", file, "--at", at)
+
+    assert second.code == 0
+    assert "dated" not in second.err
+    assert len(exported(run)) == 2
+
+
+def test_attributes_go_to_every_record(run: Run, lines: Lines, reply: Reply) -> None:
+    """Job, batch, pull request, user, conversation, environment, service and operation."""
+    attributes = {
+        "--job": "j",
+        "--batch": "b",
+        "--pr": "12",
+        "--user": "u",
+        "--conversation": "c",
+        "--environment": "staging",
+        "--service": "azure",
+        "--operation": "labels",
+    }
+    run("import", lines(reply()), *(word for pair in attributes.items() for word in pair))
+
+    (record,) = exported(run)
+    assert (record["job_id"], record["batch_id"], record["github_pr"]) == ("j", "b", 12)
+    assert (record["user_id"], record["conversation_id"]) == ("u", "c")
+    assert (record["environment"], record["service"]) == ("staging", "azure")
+    assert record["operation"] == "labels"
+
+
+def test_a_wrong_attribute_is_one_error_and_nothing_goes_in(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """An id that is too long is said once, not for every line."""
+    ran = run("import", lines(reply(), reply(id=None)), "--job", "x" * 300)
+
+    assert ran.code == 1
+    assert "job_id" in ran.one_error
+    assert exported(run) == []
+
+
+def test_lines_of_batch_outputs_are_replies(run: Run, lines: Lines, reply: Reply) -> None:
+    """OpenAI's and Anthropic's batch results, at the price of a batch."""
+    message = {
+        "id": "msg_018FL8HcL7Drnk15RmEe3dsK",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-4-5-20250929",
+        "content": [],
+        "usage": {"input_tokens": 7, "output_tokens": 3},
+    }
+    run(
+        "import",
+        lines(
+            {"custom_id": "1", "response": {"status_code": 200, "body": reply()}, "error": None},
+            {"custom_id": "2", "result": {"type": "succeeded", "message": message}},
+        ),
+        "--at",
+        "2026-11-01",
+    )
+
+    records = {record["service"]: record for record in exported(run)}
+    assert records["openai"]["input_tokens"] == 10
+    assert records["anthropic"]["output_tokens"] == 3
+
+
+def test_bad_lines_are_named_and_the_rest_goes_in(run: Run, lines: Lines, reply: Reply) -> None:
+    """File, line and reason of each; exit code 1."""
+    file = lines(
+        reply(),
+        b'{"id": "\xff"}',
+        '{"id": "cut',
+        "17",
+        "",
+        "[" * 50_000,
+        '{"n": ' + "9" * 5000 + "}",
+        {"hello": "world"},
+        reply(id="chatcmpl-9999999999abcdefghij"),
+    )
+
+    ran = run("import", file)
+
+    assert ran.code == 1
+    assert len(exported(run)) == 2
+    bad = [line for line in ran.err.splitlines() if line.startswith(f"{file}:")]
+    assert [line.split(":")[1] for line in bad] == ["2", "3", "4", "6", "7", "8"]
+    for line, reason in zip(
+        bad,
+        ["UTF-8", "truncated", "a number", "deeply", "digits", "not a reply"],
+        strict=True,
+    ):
+        assert reason in line
+    assert "Traceback" not in ran.err
+    assert "6 bad" in ran.err
+
+
+@pytest.mark.parametrize("depth", [300, 900, 960, 990, 2000])
+def test_no_depth_of_nesting_stops_an_import(
+    run: Run, lines: Lines, reply: Reply, depth: int
+) -> None:
+    """Whatever depth a line has, it is recorded or reported, and the next one goes in."""
+    deep = "[" * depth + "]" * depth
+    ran = run("import", lines(json.dumps(reply(id=None, extra=0))[:-2] + f"{deep}}}", reply()))
+
+    assert "Traceback" not in ran.err
+    assert ran.code == (0 if len(exported(run)) == 2 else 1)
+    assert len(exported(run)) in (1, 2)
+
+
+def test_only_the_first_bad_lines_are_shown(run: Run, lines: Lines) -> None:
+    """A file of another kind does not flood the terminal."""
+    ran = run("import", lines(*["name,tokens"] * 1000))
+
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) < 30
+    assert "980 more bad lines" in ran.err
+
+
+def test_files_that_cannot_be_read_are_one_line_each_and_the_others_go_in(
+    run: Run, lines: Lines, reply: Reply, tmp_path: Path
+) -> None:
+    """Missing, a directory, binary, empty: each is said once; exit code 1."""
+    binary, empty = tmp_path / "picture.png", tmp_path / "empty.jsonl"
+    binary.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00" + bytes(5000))
+    empty.touch()
+
+    ran = run("import", tmp_path / "none", tmp_path, binary, empty, lines(reply()))
+
+    assert ran.code == 1
+    assert len(exported(run)) == 1
+    complaints = ran.err.splitlines()[:4]
+    for line, reason in zip(complaints, ["no such", "directory", "binary", "empty"], strict=True):
+        assert reason in line
+    assert "4 files not read" in ran.err
+
+
+def test_a_file_without_permission_is_one_line(
+    run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permission denied is said in words."""
+
+    def refuse(*_args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("receipt_label.importers.source.open", refuse, raising=False)
+    file = lines(reply())
+
+    assert run("import", file).err.splitlines()[0] == f"{file}: permission denied"
+
+
+def test_standard_input(run: Run, reply: Reply) -> None:
+    """A dash reads from a pipe."""
+    ran = run("import", "-", stdin=json.dumps(reply(created=None)).encode())
+
+    assert ran.code == 0
+    assert "standard input: 1 reply" in ran.err
+    assert len(exported(run)) == 1
+
+
+def test_no_file_is_wrong_usage(run: Run) -> None:
+    """Without a file there is nothing to do: exit code 2."""
+    ran = run("import")
+
+    assert ran.code == 2
+    assert "FILE" in ran.one_error
+
+
+def test_the_summary_as_json(run: Run, lines: Lines, reply: Reply) -> None:
+    """The shape that other programs read."""
+    queued = {"id": "resp_0123456789abcdefghij", "object": "response", "status": "queued"}
+    file = lines(reply(), queued, "nonsense", reply(model="no-such-model", id=None, created=None))
+
+    ran = run("import", file, "--json")
+
+    assert ran.code == 1
+    assert ran.json == {
+        "recorded": 2,
+        "skipped": {"not_finished": 1},
+        "bad": 1,
+        "dropped": 0,
+        "dated_by_file": 1,
+        "unpriced_calls_in_store": 1,
+        "files": [
+            {
+                "file": str(file),
+                "recorded": 2,
+                "skipped": {"not_finished": 1},
+                "bad": 1,
+                "dropped": 0,
+                "dated_by_file": 1,
+                "fault": None,
+            }
+        ],
+        "bad_lines": [
+            {"place": f"{file}:3", "reason": "not JSON: Expecting value (column 1)"},
+        ],
+    }
+
+
+def test_a_dropped_record_is_said_and_is_a_fault(
+    run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk refuses, the exit code says so and the report shows the loss."""
+    from receipt_dynamo.spool.writer import SpoolWriter
+
+    append = SpoolWriter.append
+
+    def refuse(self: SpoolWriter, payload: bytes, count: int = 1) -> None:
+        if count:
+            raise OSError(28, "No space left on device")
+        append(self, payload, count=count)
+
+    monkeypatch.setattr(SpoolWriter, "append", refuse)
+    ran = run("import", lines(reply()))
+    monkeypatch.undo()
+
+    assert ran.code == 1
+    assert "1 dropped" in ran.err
+
+
+def test_a_long_file_is_taken_in_as_it_is_read(
+    run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch, usage_dir: Path
+) -> None:
+    """The spool does not grow with the file: its bound must never make an import lose records."""
+    monkeypatch.setattr(importing, "_TAKE_IN_EVERY", 10)
+    waiting: list[int] = []
+    original = importing.ReplyImporter._take
+
+    def watch(self: Any, *args: Any) -> None:
+        original(self, *args)
+        waiting.append(self._tracker.client.pending())
+
+    monkeypatch.setattr(importing.ReplyImporter, "_take", watch)
+    run("import", lines(*(reply(id=f"chatcmpl-0123456789-{n:05}") for n in range(45))))
+
+    assert max(waiting) < 10
+    assert len(exported(run)) == 45
