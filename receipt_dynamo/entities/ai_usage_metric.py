@@ -146,25 +146,28 @@ def _check_identity(metric: AIUsageMetric) -> None:
     if service is not metric.service:
         force_setattr(metric, "service", service)
     for name in ("model", "operation"):
-        if checks.check_text(name, getattr(metric, name), _ID_BYTES) is None:
-            raise ValueError(f"{name}={getattr(metric, name)!r} is empty: name the {name}")
+        value = getattr(metric, name)
+        text = checks.check_text(name, value, _ID_BYTES)
+        if text is None:
+            raise ValueError(f"{name}={value!r} is empty: name the {name}")
+        if text is not value:
+            force_setattr(metric, name, text)
     timestamp = checks.check_timestamp("timestamp", metric.timestamp)
     if timestamp is not metric.timestamp:
         force_setattr(metric, "timestamp", timestamp)
     request_id = checks.check_text("request_id", metric.request_id, _REQUEST_ID_BYTES)
-    if request_id is None:
-        force_setattr(metric, "request_id", mint_request_id())
+    if request_id is not metric.request_id or request_id is None:
+        force_setattr(metric, "request_id", request_id or mint_request_id())
 
 
 def _check_tokens(metric: AIUsageMetric) -> None:
-    check = checks.check_count
-    if check("api_calls", metric.api_calls) is None:
+    if _count(metric, "api_calls") is None:
         raise ValueError("api_calls=None is no count: pass 1 for one call")
-    tokens_in = check("input_tokens", metric.input_tokens)
-    tokens_out = check("output_tokens", metric.output_tokens)
-    cached = check("cached_input_tokens", metric.cached_input_tokens)
-    written = check("cache_write_tokens", metric.cache_write_tokens)
-    reasoning = check("reasoning_tokens", metric.reasoning_tokens)
+    tokens_in = _count(metric, "input_tokens")
+    tokens_out = _count(metric, "output_tokens")
+    cached = _count(metric, "cached_input_tokens")
+    written = _count(metric, "cache_write_tokens")
+    reasoning = _count(metric, "reasoning_tokens")
     if tokens_in is not None and (cached or 0) + (written or 0) > tokens_in:
         raise ValueError(
             f"cached_input_tokens={cached} and cache_write_tokens={written} are more than "
@@ -175,7 +178,7 @@ def _check_tokens(metric: AIUsageMetric) -> None:
             f"reasoning_tokens={reasoning} is more than output_tokens={tokens_out}: "
             "output includes reasoning"
         )
-    total = check("total_tokens", metric.total_tokens)
+    total = _count(metric, "total_tokens")
     if tokens_in is not None and tokens_out is not None:
         expected = tokens_in + tokens_out
         if total is None:
@@ -188,12 +191,26 @@ def _check_tokens(metric: AIUsageMetric) -> None:
         raise ValueError(
             f"total_tokens={total} cannot be told apart: give input_tokens and output_tokens"
         )
-    if metric.usage_details:
-        force_setattr(
-            metric, "usage_details", checks.check_details("usage_details", metric.usage_details)
-        )
-    else:
-        force_setattr(metric, "usage_details", _NOTHING)
+    details = metric.usage_details
+    if details is not _NOTHING:
+        frozen = checks.check_details("usage_details", details)
+        force_setattr(metric, "usage_details", frozen or _NOTHING)
+
+
+def _count(metric: AIUsageMetric, name: str) -> int | None:
+    """Return a checked count, kept as a plain int: numpy's and enums' cannot be encoded."""
+    value = getattr(metric, name)
+    count = checks.check_count(name, value)
+    if count is not value:
+        force_setattr(metric, name, count)
+    return count
+
+
+def _choose(metric: AIUsageMetric, name: str, choices: frozenset[str]) -> None:
+    value = getattr(metric, name)
+    word = checks.check_choice(name, value, choices)
+    if word is not value:
+        force_setattr(metric, name, word)
 
 
 def _check_money(metric: AIUsageMetric) -> None:
@@ -203,7 +220,7 @@ def _check_money(metric: AIUsageMetric) -> None:
         if reason is None or reason == "":
             force_setattr(metric, "unpriced_reason", "not_priced")
         else:
-            checks.check_choice("unpriced_reason", reason, UNPRICED_REASONS)
+            _choose(metric, "unpriced_reason", UNPRICED_REASONS)
         if metric.price_source is not None:
             raise ValueError(
                 f"price_source={metric.price_source!r} without cost_usd: a source needs a price"
@@ -219,7 +236,7 @@ def _check_money(metric: AIUsageMetric) -> None:
         if metric.price_source is None:
             force_setattr(metric, "price_source", "caller")
         else:
-            checks.check_choice("price_source", metric.price_source, PRICE_SOURCES)
+            _choose(metric, "price_source", PRICE_SOURCES)
     if metric.provider_cost_usd is not None:
         provider = checks.check_money("provider_cost_usd", metric.provider_cost_usd)
         force_setattr(metric, "provider_cost_usd", provider)
@@ -230,18 +247,18 @@ def _check_attribution(metric: AIUsageMetric) -> None:
         latency = checks.check_milliseconds("latency_ms", metric.latency_ms)
         force_setattr(metric, "latency_ms", latency)
     if metric.status != "complete":
-        checks.check_choice("status", metric.status, STATUSES)
+        _choose(metric, "status", STATUSES)
     for name in _ID_FIELDS:
         value = getattr(metric, name)
         if value is not None:
             text = checks.check_text(name, value, _ID_BYTES)
             if text is not value:
                 force_setattr(metric, name, text)
-    if metric.github_pr is not None and not checks.check_count("github_pr", metric.github_pr):
+    if _count(metric, "github_pr") == 0:
         raise ValueError("github_pr=0 is no pull request: pass its number, or None")
     if metric.error is not None:
         force_setattr(metric, "error", checks.cut_text(metric.error, checks.MAX_ERROR_BYTES))
-    if metric.metadata:
-        force_setattr(metric, "metadata", checks.check_metadata("metadata", metric.metadata))
-    else:
-        force_setattr(metric, "metadata", _NOTHING)
+    metadata = metric.metadata
+    if metadata is not _NOTHING:
+        frozen = checks.check_metadata("metadata", metadata)
+        force_setattr(metric, "metadata", frozen or _NOTHING)

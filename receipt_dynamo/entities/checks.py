@@ -120,7 +120,7 @@ def check_money(field: str, value: object) -> Decimal | None:
     if len(digits) > 38:  # noqa: PLR2004 - DynamoDB's limit, named in the module's docstring
         value = _strip_zeros(field, value, digits, int(exponent))
     if value == 0:
-        return Decimal(0) if not -38 <= int(exponent) <= 0 else value  # noqa: PLR2004
+        return value.copy_abs() if -38 <= int(exponent) <= 0 else Decimal(0)  # noqa: PLR2004
     if not -130 <= value.adjusted() <= 125:  # noqa: PLR2004
         raise ValueError(f"{field}={value} is outside 1E-130 to 9.99E+125, what DynamoDB can keep")
     return value
@@ -179,14 +179,17 @@ def check_milliseconds(field: str, value: object) -> float | None:
     return milliseconds
 
 
-def check_choice(field: str, value: object, choices: frozenset[str]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
+def check_choice(field: str, value: object, choices: frozenset[str]) -> str:
+    """Return ``value`` as plain text; raise unless it is one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{field}={shown(value)} is unknown: one of {', '.join(sorted(choices))}")
+    return value if type(value) is str else str.__str__(value)
 
 
 def check_details(field: str, value: object) -> FrozenDict:
-    """Return billable units by name: whole or finite numbers of 0 or more."""
+    """Return billable units by name: whole or finite numbers of 0 or more. None means no units."""
+    if value is None:
+        return FrozenDict()
     if not isinstance(value, dict):
         raise ValueError(f"{field}={shown(value)} is no dict of unit to number")
     if len(value) > MAX_DETAILS:
@@ -204,7 +207,9 @@ def check_details(field: str, value: object) -> FrozenDict:
 
 
 def check_metadata(field: str, value: object) -> FrozenDict:
-    """Return a read-only deep copy of a JSON object."""
+    """Return a read-only deep copy of a JSON object. None means an empty one."""
+    if value is None:
+        return FrozenDict()
     if not isinstance(value, dict):
         raise ValueError(f"{field}={shown(value)} is no dict: metadata is a JSON object")
     copy: FrozenDict = _copy_json(field, value, 1)
@@ -234,7 +239,10 @@ def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911
             if not isinstance(key, str) or not key or byte_length(f"{path} key", key) > 1024:  # noqa: PLR2004
                 raise ValueError(f"{path} has the key {shown(key)}: keys are text, 1 to 1024 bytes")
         return FrozenDict(
-            {str(k): _copy_json(f"{path}[{k!r}]", v, depth + 1) for k, v in value.items()}
+            {
+                str.__str__(key): _copy_json(f"{path}[{key!r}]", inner, depth + 1)
+                for key, inner in value.items()
+            }
         )
     if isinstance(value, list | tuple):
         return FrozenList(_copy_json(f"{path}[{i}]", v, depth + 1) for i, v in enumerate(value))
