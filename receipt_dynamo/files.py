@@ -27,12 +27,7 @@ _POLL_SECONDS = 0.005
 def secure_directory(path: Path) -> Path:
     """Return ``path`` as a directory of ours, made where missing. Raises DirectoryRefusedError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            path.mkdir(mode=0o700)
-            path.chmod(0o700)
-        except FileExistsError:
-            pass
+        _make_private(path)
         found = path.lstat()
     except OSError as error:
         raise DirectoryRefusedError(
@@ -45,6 +40,18 @@ def secure_directory(path: Path) -> Path:
         )
     _check_owner(path, found)
     return path
+
+
+def _make_private(path: Path) -> None:
+    """Make ``path`` and what is missing above it, all 0700: ``parents=True`` would obey the umask,
+    and who may write to a parent may put another directory in our place."""
+    if not path.parent.exists():
+        _make_private(path.parent)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    path.chmod(0o700)
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
