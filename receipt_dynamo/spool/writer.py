@@ -6,6 +6,7 @@ no network, no directory scan.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -74,12 +75,14 @@ class SpoolWriter:
             written = os.write(descriptor, line)
             self._size += written
             self._dirty = True
-            if written == len(line):
-                self._torn = False
+            if written >= len(line) - 1:
+                # Without its newline it is still whole: the next record, or the reader of the
+                # sealed segment, completes it. Answering DROPPED would count it twice.
+                self._torn = written < len(line)
                 self.records += count
                 return
-            self._torn = self._torn if written == 0 else True
-        raise OSError(28, f"short write: {written} of {len(line)} bytes", str(self._path))
+            self._torn = self._torn or written > 0
+        raise OSError(errno.ENOSPC, f"short write: {written} of {len(line)} bytes", str(self._path))
 
     def seal(self) -> None:
         """Close the segment: its lock is free, so any drainer may take all of it. Idempotent."""
@@ -93,10 +96,15 @@ class SpoolWriter:
         """Bring what was appended to the disk itself. Called off the recording path.
 
         Raises OSError; the segment is sealed first, for a failed fsync never heals by repetition.
+        A segment that somebody has removed is sealed too: nothing more may go where none will look.
         """
         with self._lock:
             if not self._dirty or self._descriptor is None:
                 return
+            if os.fstat(self._descriptor).st_nlink == 0:
+                removed = str(self._path)
+                self.seal()
+                raise FileNotFoundError(errno.ENOENT, "the spool segment was removed", removed)
             self._dirty = False
             descriptor = os.dup(self._descriptor)
         try:
@@ -129,7 +137,7 @@ class SpoolWriter:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             header = format_header(HEADER_BYTES)
             if os.write(descriptor, header) != len(header):
-                raise OSError(28, "no room for a segment header", str(hidden))
+                raise OSError(errno.ENOSPC, "no room for a segment header", str(hidden))
             os.rename(hidden, visible)  # noqa: PTH104 - on the path that callers wait for
         except BaseException:
             os.close(descriptor)
