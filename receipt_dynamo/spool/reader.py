@@ -109,8 +109,15 @@ class SegmentReader:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file, which also frees the lock that ``is_sealed`` took."""
-        os.close(self._descriptor)
+        """Close the file and free the lock that ``is_sealed`` took.
+
+        Unlocked by name: a child forked meanwhile holds a copy of the descriptor, and with it the
+        lock, for as long as it lives.
+        """
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(self._descriptor)
 
     def __enter__(self) -> Self:
         return self
