@@ -102,7 +102,8 @@ class Delivery:
                 goal = segment.size()
                 while True:
                     with self._store.exclusive(self._left(deadline)):
-                        more = self._drain_slice(segment, goal, report, progress)
+                        until = min(self._clock.monotonic() + _SLICE_SECONDS, deadline)
+                        more = self._drain_slice(segment, goal, until, report, progress)
                     if not more:
                         return True
                     if self._clock.monotonic() >= deadline:
@@ -120,13 +121,16 @@ class Delivery:
         self,
         segment: SegmentReader,
         goal: int,
+        until: float,
         report: DeliveryReport,
         progress: Callable[[int], None] | None,
     ) -> bool:
-        """Drain for a while under the store's lock; return whether ``goal`` is still ahead."""
+        """Drain under the store's lock; return at ``until`` whether ``goal`` is still ahead.
+
+        At least one batch goes in, however late it is: some progress is always made.
+        """
         if segment.is_gone():
             return False
-        until = self._clock.monotonic() + _SLICE_SECONDS
         acked = segment.acked()
         position = self._store.position(segment.name)
         offset = acked if position is None else max(position, HEADER_BYTES)

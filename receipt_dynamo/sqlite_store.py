@@ -156,22 +156,29 @@ class SqliteStore:
 
     def position(self, segment: str) -> int:
         """Return the offset behind the last record of ``segment`` that is in the store."""
-        row = (
-            self._connection()
-            .execute("SELECT position FROM ingest WHERE segment = ?", (segment,))
-            .fetchone()
-        )
+        connection = self._connection()
+        try:
+            row = connection.execute(
+                "SELECT position FROM ingest WHERE segment = ?", (segment,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
         return 0 if row is None else int(row[0])
 
     def prune_positions(self, segments: Collection[str]) -> None:
         """Forget the offsets of segments that are gone."""
         connection = self._connection()
-        known = {row[0] for row in connection.execute("SELECT segment FROM ingest")}
-        gone = known.difference(segments)
-        if gone:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("DELETE FROM ingest WHERE segment = ?", [(s,) for s in gone])
-            connection.execute("COMMIT")
+        try:
+            known = {row[0] for row in connection.execute("SELECT segment FROM ingest")}
+            gone = known.difference(segments)
+            if gone:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany("DELETE FROM ingest WHERE segment = ?", [(s,) for s in gone])
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise self._error(error) from error
 
     def write(self, batch: Batch) -> WriteOutcome:
         """Take in a batch and its read offset in one transaction. Raises StoreError."""
@@ -406,7 +413,10 @@ def _add_local_time(connection: sqlite3.Connection, timezone: str) -> None:
 
     def local_day(microseconds: int) -> str:
         time = _EPOCH + timedelta(microseconds=microseconds)
-        return time.astimezone(zone).date().isoformat()
+        try:
+            return time.astimezone(zone).date().isoformat()
+        except OverflowError:  # within a day of the year 1 or 9999: the day of UTC
+            return time.date().isoformat()
 
     connection.create_function("local_day", 1, local_day, deterministic=True)
 

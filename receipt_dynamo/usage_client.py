@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -215,8 +216,9 @@ class UsageClient:
     def _drop(self, reason: str, metric: object, error: Exception | None = None) -> PutResult:
         seen = self._machinery.drops.by_reason().get(reason, 0)
         if seen == 0:
-            cause = f": {error}" if error is not None else ""
-            _log.error("a usage record was dropped (%s)%s. Drops are counted.", reason, cause)
+            with suppress(Exception):  # a log handler of the pipeline's may raise
+                cause = f": {error}" if error is not None else ""
+                _log.error("a usage record was dropped (%s)%s. Drops are counted.", reason, cause)
         if not isinstance(metric, AIUsageMetric):
             return self.count_dropped(reason)
         return self.count_dropped(
@@ -245,7 +247,7 @@ class UsageClient:
         try:
             machinery.write_gaps()
             report = machinery.deliver(deadline)
-        except (UsageError, OSError) as error:
+        except Exception as error:  # the exit hook and close() come through here
             machinery.note_error(error)
         pending = 0 if report.finished else self.pending()
         return FlushReport(delivered=report.delivered, pending=pending, dead=report.dead)
@@ -277,7 +279,10 @@ class UsageClient:
         """Return the state of this client and of its spool. Raises nothing."""
         machinery = self._machinery
         counters = machinery.counters
-        segments = list_segments(self.settings.spool_dir)
+        try:
+            segments = list_segments(self.settings.spool_dir)
+        except OSError:
+            segments = []
         stored = machinery.writer.records
         dropped = machinery.drops.by_reason()
         return Health(

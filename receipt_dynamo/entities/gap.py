@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Annotated
 
 import msgspec
 
 __all__ = ["GAP_PREFIX", "Gap"]
 
 GAP_PREFIX = b'{"gap":'
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What a store can keep. Checked on reading: a gap beyond it goes to ``dead/``."""
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,9 +24,9 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     gap: str
     timestamp: datetime
     reason: str
-    count: int
+    count: Count
     service: str | None = None
     model: str | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
     cost_usd: Decimal | None = None

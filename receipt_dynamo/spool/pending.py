@@ -28,7 +28,11 @@ def oldest_age(directory: Path, now: datetime) -> float | None:
 
 
 def _unsent(directory: Path) -> Iterator[tuple[Path, int]]:
-    for path in list_segments(directory):
+    try:
+        segments = list_segments(directory)
+    except OSError:
+        return
+    for path in segments:
         try:
             with SegmentReader(path) as segment:
                 offset, count = segment.acked(), 0
