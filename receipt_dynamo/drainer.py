@@ -31,7 +31,7 @@ class Drainer:
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # a signal handler may record within start()
         self.idle = False
         self.started = False
 

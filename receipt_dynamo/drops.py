@@ -15,6 +15,9 @@ from receipt_dynamo.store import add_exactly
 __all__ = ["DropTally"]
 
 
+_NAME_CHARACTERS = 256
+
+
 @dataclass(slots=True)
 class _Lost:
     count: int = 0
@@ -27,7 +30,7 @@ class DropTally:
     """Counts drops by reason, service and model. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may record while its thread holds it
         # Guarded by _lock
         self._unwritten: dict[tuple[str, str | None, str | None], _Lost] = {}
         self._by_reason: dict[str, int] = {}
@@ -42,7 +45,11 @@ class DropTally:
         output_tokens: int = 0,
         cost_usd: Decimal | None = None,
     ) -> int:
-        """Count one lost record; return how many were lost for this reason since the start."""
+        """Count one lost record; return how many were lost for this reason since the start.
+
+        A name too long for any metric is left out: a gap has to fit into the spool.
+        """
+        service, model = _name(service), _name(model)
         with self._lock:
             lost = self._unwritten.setdefault((reason, service, model), _Lost())
             lost.count += 1
@@ -88,3 +95,7 @@ class DropTally:
             lost.input_tokens += gap.input_tokens
             lost.output_tokens += gap.output_tokens
             lost.cost_usd = add_exactly(lost.cost_usd, gap.cost_usd)
+
+
+def _name(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _NAME_CHARACTERS else None
