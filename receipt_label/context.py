@@ -1,14 +1,14 @@
 """The context that travels with the caller: who a call is made for.
 
-One ContextVar holds an immutable mapping. Each asyncio task and each thread sees its own; a new
-thread starts without one, so work handed to a pool takes it along with ``wrap_context`` or
-``ContextThreadPoolExecutor``.
+One ContextVar holds an immutable chain of the entries in force. Each asyncio task and each thread
+sees its own; a new thread starts without one, so work handed to a pool takes it along with
+``wrap_context`` or ``ContextThreadPoolExecutor``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token, copy_context
+from contextvars import ContextVar, copy_context
 from functools import wraps
 from types import MappingProxyType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -36,29 +36,49 @@ CONTEXT_FIELDS = frozenset(
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
-_context: ContextVar[Mapping[str, Any]] = ContextVar("receipt_usage_context", default=_EMPTY)
+
+
+class _Frame:
+    """One entry of a scope: the fields in force from there on, and what was in force before."""
+
+    __slots__ = ("fields", "outer", "scope")
+
+    def __init__(
+        self, fields: Mapping[str, Any], scope: ContextScope | None, outer: _Frame | None
+    ) -> None:
+        self.fields = fields
+        self.scope = scope
+        self.outer = outer
+
+
+_NOTHING = _Frame(_EMPTY, None, None)
+_context: ContextVar[_Frame] = ContextVar("receipt_usage_context", default=_NOTHING)
 
 
 def current() -> Mapping[str, Any]:
     """Return the fields in force here; read-only."""
-    return _context.get()
+    return _context.get().fields
 
 
 class ContextScope:
     """Fields that hold within a ``with`` or ``async with`` block, on top of those outside.
 
-    May be entered again, also while it is entered, also by other tasks and threads: every entry
-    restores on its exit what it found.
+    May be entered again, also while it is entered, also by other tasks and threads at once: it
+    keeps nothing of its own, every entry lies in the context that it was made in.
+
+    An exit restores what its entry found, and takes what was entered since and never left (an
+    abandoned generator's scope) with it. Where its entry is no longer in force (a generator that
+    another task finishes, or one that ends after the scope around it) there is nothing to restore.
     """
 
-    __slots__ = ("_fields", "_tokens")
+    __slots__ = ("_fields",)
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields
-        self._tokens: list[Token[Mapping[str, Any]]] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(_context.set(_merged(_context.get(), self._fields)))
+        outer = _context.get()
+        _context.set(_Frame(_merged(outer.fields, self._fields), self, outer))
         return self
 
     def __exit__(
@@ -81,20 +101,12 @@ class ContextScope:
         self._restore()
 
     def _restore(self) -> None:
-        """Undo the newest entry that was made in this context.
-
-        A generator may be finished by another task than the one that entered here; its entry then
-        belongs to a context that is gone, and there is nothing to restore.
-        """
-        for index in range(len(self._tokens) - 1, -1, -1):
-            try:
-                _context.reset(self._tokens[index])
-            except ValueError:
-                continue
-            del self._tokens[index]
-            return
-        if self._tokens:
-            self._tokens.pop()
+        frame = _context.get()
+        while frame.outer is not None:
+            if frame.scope is self:
+                _context.set(frame.outer)
+                return
+            frame = frame.outer
 
 
 def _merged(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> Mapping[str, Any]:
