@@ -34,8 +34,12 @@ class ReplyTimes:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may record while its thread holds it
         self._times: OrderedDict[tuple[str, str], datetime] = OrderedDict()  # Guarded by _lock
+
+    def forget_after_fork(self) -> None:
+        """Take a new lock in a child: a thread of the parent's may have held the old one."""
+        self._lock = threading.RLock()
 
     def of(self, reply: Reply, now: datetime) -> datetime:
         """Return the time of a reply without one: ``now``, or what it was given before."""
@@ -55,8 +59,8 @@ def request_id_of(reply: Reply) -> str | None:
     response_id = reply.response_id
     if response_id is None or len(response_id) < MIN_ID_CHARACTERS:
         return None
-    if _byte_length(response_id) > _REQUEST_ID_BYTES:
-        digest = hashlib.sha256(response_id.encode("utf-8", "replace")).hexdigest()
+    if not _fits(response_id):
+        digest = hashlib.sha256(response_id.encode("utf-8", "surrogatepass")).hexdigest()
         return f"sha256-{digest[:32]}"
     return response_id
 
@@ -73,17 +77,23 @@ def price_fields(
     provider_cost_usd: Decimal | None = None,
     fault: str | None = None,
 ) -> dict[str, Any]:
-    """Return the metric's fields of money: a cost with its source, or why there is none."""
-    outcome = book.price(
-        service=service,
-        model=model,
-        timestamp=timestamp,
-        usage=usage,
-        api_calls=api_calls,
-        context=context or {},
-        provider_cost_usd=provider_cost_usd,
-        fault=fault,
-    )
+    """Return the metric's fields of money: a cost with its source, or why there is none.
+
+    Raises nothing: where the book cannot make sense of an argument, the metric names it.
+    """
+    try:
+        outcome = book.price(
+            service=service,
+            model=model,
+            timestamp=timestamp,
+            usage=usage,
+            api_calls=api_calls,
+            context=context or {},
+            provider_cost_usd=provider_cost_usd,
+            fault=fault,
+        )
+    except Exception:
+        return {"unpriced_reason": "price_error"}
     if isinstance(outcome, Price):
         return {
             "cost_usd": outcome.cost_usd,
@@ -150,8 +160,12 @@ def _clean(text: str | None) -> str | None:
     return text.encode("utf-8", "replace")[:_ID_BYTES].decode("utf-8", "ignore")
 
 
-def _byte_length(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+def _fits(response_id: str) -> bool:
+    """Return whether the vendor's id can be a request id as it stands."""
+    try:
+        return len(response_id.encode()) <= _REQUEST_ID_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def _build(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -70,11 +72,12 @@ class AIUsageTracker:
         self._closed = False
         self._times = ReplyTimes()
         self._faults: set[str] = set()  # Guarded by _faults_lock
-        self._faults_lock = threading.Lock()
+        self._faults_lock = threading.RLock()  # a signal handler may record within it
         settings = self._client.settings
         self._defaults: dict[str, Any] = {"environment": str(settings.environment)}
         if settings.deployment_version:
             self._defaults["deployment_version"] = settings.deployment_version
+        _trackers.add(self)
 
     @property
     def client(self) -> UsageClient:
@@ -320,6 +323,11 @@ class AIUsageTracker:
             self._faults.add(key)
         _log.error("%s (%s)", what, place)
 
+    def _forget_after_fork(self) -> None:
+        """Take new locks in a child: a thread of the parent's may have held the old ones."""
+        self._faults_lock = threading.RLock()
+        self._times.forget_after_fork()
+
     def flush(self, timeout: float = 30.0) -> FlushReport:
         """Deliver what is spooled within ``timeout`` seconds; see UsageClient.flush."""
         return self._client.flush(timeout)
@@ -423,8 +431,20 @@ def _believable_money(amount: object) -> Decimal | None:
 def _caller() -> str:
     """Return ``file:line`` of the first frame outside this package."""
     frame = sys._getframe(1)  # noqa: SLF001 - the only cheap way to the caller's line
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
-        ("receipt_label", "receipt_dynamo")
-    ):
+    while frame.f_back is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module.partition(".")[0] not in ("receipt_label", "receipt_dynamo"):
+            break
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+_trackers: weakref.WeakSet[AIUsageTracker] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for tracker in list(_trackers):
+        tracker._forget_after_fork()  # noqa: SLF001 - the same module
+
+
+os.register_at_fork(after_in_child=_forget_all)
