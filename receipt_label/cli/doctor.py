@@ -56,7 +56,7 @@ def _findings() -> list[Finding]:
     from receipt_label.cli.opening import read_settings
 
     try:
-        settings = read_settings()
+        settings = read_settings(drain=None)
     except UsageError as error:
         return [Finding("fault", "settings", str(error)), *_prices(None)]
     return [*inspect_environment(settings), *_prices(settings.prices)]

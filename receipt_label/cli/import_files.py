@@ -57,22 +57,28 @@ def command(
     exit code is 1 then.
     """
     time = iso_time("--at", at) if at is not None else None
+    from receipt_dynamo import StoreError
     from receipt_label.cli.opening import open_client
     from receipt_label.importers.replies import FileTally, ReplyImporter
     from receipt_label.tracker import AIUsageTracker
 
     bad_lines = _BadLines()
-    with open_client() as client, AIUsageTracker(client, strict=True) as tracker:
+    with open_client() as client:
+        tracker = AIUsageTracker(client, strict=True)
         importer = ReplyImporter(
             tracker, service=service, operation=operation, at=time, on_bad=bad_lines.add
         )
         tallies = [FileTally("standard input" if file == "-" else file) for file in files]
         given = {name: value or None for name, value in attributes.items()}
-        with tracker.context(**given):
-            for file, tally in zip(files, tallies, strict=True):
-                _import_file(importer, file, tally)
-                bad_lines.end_of_file()
-        client.take_in()
+        try:
+            with tracker.context(**given):
+                for file, tally in zip(files, tallies, strict=True):
+                    _import_file(importer, file, tally)
+                    bad_lines.end_of_file()
+            client.take_in()
+        except StoreError:
+            note(f"{client.pending():,} records wait in the spool; the next command takes them in")
+            raise
         unpriced = _unpriced_calls(client)
     _say(tallies, unpriced)
     if as_json:

@@ -113,9 +113,9 @@ def _run(args: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         note("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        raise
     except (UsageError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise  # of the output: files that are read have a name, or an error of their own
         note(f"error: {_one_line(error)}")
         return EXIT_FAULT
     return code if isinstance(code, int) else 0

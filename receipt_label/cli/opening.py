@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from receipt_dynamo import Settings, open_usage_client, waiting_elsewhere, way_to
+from receipt_dynamo import Settings, UsageError, open_usage_client, waiting_elsewhere, way_to
 from receipt_label.cli.output import note
 
 if TYPE_CHECKING:
@@ -14,22 +16,37 @@ if TYPE_CHECKING:
 __all__ = ["note_other_destinations", "open_client", "read_settings"]
 
 
-def read_settings() -> Settings:
+def read_settings(drain: str | None = "external") -> Settings:
     """Return the settings of this environment; a warning becomes a line. Raises ConfigurationError.
 
-    A command delivers in its own thread, when it wants to: no background thread is started.
+    A command delivers in its own thread, when it wants to: no background thread is started, unless
+    ``drain`` is None and the environment says so.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        settings = Settings.from_env(drain="external")
+        flush = 0.0 if drain else None  # a command closes its client; nothing is left to flush
+        settings = Settings.from_env(drain=drain, exit_flush_seconds=flush)
     for warning in caught:
         note(f"warning: {warning.message}")
     return settings
 
 
-def open_client() -> UsageClient:
-    """Return the client of this environment. Raises UsageError in one clear line."""
-    return open_usage_client(read_settings())
+@contextmanager
+def open_client() -> Iterator[UsageClient]:
+    """Open the client of this environment and close it behind the command. Raises UsageError.
+
+    Where the store has failed the client is left as it is: closing would try the store again, and
+    say the same a second time. What was recorded is safe in the spool.
+    """
+    client = open_usage_client(read_settings())
+    try:
+        yield client
+    except UsageError:
+        raise
+    except BaseException:
+        client.close()
+        raise
+    client.close()
 
 
 def note_other_destinations(settings: Settings) -> None:

@@ -34,8 +34,7 @@ def note(text: str) -> None:
 
 def write_json(value: Any) -> None:
     """Print a JSON document on standard output, in ASCII: no name in it can steer a terminal."""
-    json.dump(value, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    print(json.dumps(value, indent=2))
 
 
 def spreadsheet_safe(value: object) -> object:

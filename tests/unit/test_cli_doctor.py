@@ -1,0 +1,216 @@
+"""receipt-usage doctor: looks at everything, changes nothing, says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receipt_dynamo import AIUsageMetric, Settings, open_usage_client
+from receipt_dynamo import doctor as doctoring
+
+Run = Callable[..., Any]
+
+MOUNTS = """\
+22 1 0:20 / / rw - ext4 /dev/sda rw
+23 22 0:21 / /home rw,relatime shared:1 - nfs4 server:/home rw
+24 23 0:22 / /home/with\\040space rw - tmpfs tmpfs rw
+25 22 0:23 / /homestead rw - xfs /dev/sdb rw
+26 22 0:24 / /home rw - btrfs /dev/sdc rw
+"""
+
+
+def findings(run: Run, code: int = 0) -> dict[str, tuple[str, str]]:
+    """What doctor finds, by its name; later ones of one name win."""
+    ran = run("doctor", "--json")
+    assert ran.code == code, ran.out
+    return {found["what"]: (found["mark"], found["detail"]) for found in ran.json["findings"]}
+
+
+def test_a_healthy_installation_is_all_ok(run: Run) -> None:
+    """Versions, directory, file system, settings, store, spool and prices: one line each."""
+    found = findings(run)
+
+    assert {
+        *("receipt-usage", "Python", "SQLite", "botocore", "directory", "file system"),
+        *("setting usage_dir", "setting table_name", "store", "spool local", "prices"),
+    } <= set(found)
+    assert "fault" not in {mark for mark, _ in found.values()}
+    ran = run("doctor")
+    assert (ran.code, ran.err) == (0, "")
+    assert all(line.startswith(("ok ", "warn ")) for line in ran.out.splitlines())
+
+
+def test_doctor_changes_nothing(run: Run, usage_dir: Path) -> None:
+    """A directory that is not there is not made, a spool is not taken in."""
+    run("doctor")
+    assert not usage_dir.exists()
+
+    with open_usage_client(Settings.from_env(drain="external")) as client:
+        client.query()
+        client.put_ai_usage_metric(
+            AIUsageMetric("tool", "search", "call", datetime(2026, 1, 1, tzinfo=UTC))
+        )
+        assert "1 records wait" in findings(run)["spool local"][1]
+        assert client.pending() == 1
+
+
+def test_settings_are_shown_with_their_source(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable that set it, or that it is the default."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    found = findings(run)
+
+    assert found["setting region"][1] == "eu-west-1 (AWS_DEFAULT_REGION)"
+    assert found["setting usage_dir"][1].endswith("(RECEIPT_USAGE_DIR)")
+    assert found["setting environment"][1] == "development (ENVIRONMENT)"
+    assert found["setting segment_bytes"][1].endswith("(default)")
+
+
+@pytest.mark.parametrize(
+    ("environ", "what", "said"),
+    [
+        ({"ENVIRONMENT": "production"}, "destination", "DYNAMODB_TABLE_NAME is not set"),
+        ({"RECEIPT_USAGE_DRAIN": "never"}, "settings", "RECEIPT_USAGE_DRAIN='never'"),
+        ({"RECEIPT_USAGE_DIR": "/proc/nowhere/usage"}, "directory", "cannot be created"),
+        ({"RECEIPT_USAGE_PRICES": "/nowhere.toml"}, "price file", "/nowhere.toml"),
+    ],
+)
+def test_a_wrong_setting_is_a_fault(
+    run: Run, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], what: str, said: str
+) -> None:
+    """Exit code 1, and the line that the other commands would stop with."""
+    if "RECEIPT_USAGE_DIR" in environ and os.geteuid() == 0:
+        monkeypatch.setattr("receipt_dynamo.doctor.os.access", lambda *_: False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    mark, detail = findings(run, code=1)[what]
+
+    assert mark == "fault"
+    assert said in detail
+
+
+def test_an_unsafe_directory_is_a_fault(run: Run, usage_dir: Path) -> None:
+    """A directory that others may write to is refused, with the remedy."""
+    usage_dir.mkdir()
+    usage_dir.chmod(0o777)
+
+    mark, detail = findings(run, code=1)["directory"]
+
+    assert mark == "fault"
+    assert "chmod go-w" in detail
+    assert "FAULT" in run("doctor").out
+
+
+@pytest.mark.parametrize("damage", ["newer", "garbage"])
+def test_a_store_that_cannot_be_used_is_a_fault(run: Run, usage_dir: Path, damage: str) -> None:
+    """A newer store, or a file that is none."""
+    run("report")
+    if damage == "newer":
+        store = sqlite3.connect(usage_dir / "usage.db")
+        store.execute("PRAGMA user_version = 99")
+        store.close()
+    else:
+        (usage_dir / "usage.db").write_bytes(b"garbage" * 1000)
+
+    assert findings(run, code=1)["store"][0] == "fault"
+
+
+def test_what_was_set_aside_and_what_waits_elsewhere_is_warned_of(
+    run: Run, usage_dir: Path
+) -> None:
+    """Dead records, damaged lines, and records of another destination."""
+    with open_usage_client(Settings.from_env(drain="external")) as client:
+        client.put_ai_usage_metric(
+            AIUsageMetric("tool", "search", "call", datetime(2026, 1, 1, tzinfo=UTC))
+        )
+        spool = usage_dir / "spool"
+        (spool / "local").rename(spool / "usage@eu-west-1")
+    (spool / "local" / "dead").mkdir(parents=True)
+    (spool / "local" / "dead" / "x.jsonl").write_text("{}\n")
+
+    found = findings(run)
+
+    assert found["spool usage@eu-west-1"][0] == "warn"
+    assert "DYNAMODB_TABLE_NAME=usage" in found["spool usage@eu-west-1"][1]
+    assert found["spool local"] == (
+        "warn",
+        f"{spool / 'local' / 'dead'} holds records that can never be stored",
+    )
+
+
+@pytest.mark.parametrize(
+    ("directory", "kind"),
+    [
+        ("/var/usage", "ext4"),
+        ("/home/me", "btrfs"),
+        ("/home/with space/usage", "tmpfs"),
+        ("/homestead/me", "xfs"),
+        ("/homes", "ext4"),
+    ],
+)
+def test_the_file_system_is_that_of_the_innermost_mount(
+    tmp_path: Path, directory: str, kind: str
+) -> None:
+    """The longest mount point that holds the directory; of two on one point the later."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+
+    assert doctoring.file_system_of(Path(directory), mounts) == kind
+    assert doctoring.file_system_of(Path(directory), tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("nfs4", "local disk"), ("tmpfs", "gone after a reboot"), ("ext4", "")]
+)
+def test_a_network_or_memory_file_system_is_warned_of(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    """Locks do not hold over a network, and memory does not outlive a reboot."""
+    monkeypatch.setattr(doctoring, "file_system_of", lambda _directory: kind)
+
+    mark, detail = findings(run)["file system"]
+
+    assert (mark == "warn") is bool(said)
+    assert said in detail
+
+
+@pytest.mark.parametrize(
+    ("version", "mended"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 52, 0), True),
+    ],
+)
+def test_the_wal_reset_bug_is_noted(
+    run: Run, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], mended: bool
+) -> None:
+    """Where SQLite carries it the line says so, and that the store's lock guards against it."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+
+    mark, detail = findings(run)["SQLite"]
+
+    assert mark == "ok"
+    assert ("WAL-reset bug" in detail) is not mended
+
+
+def test_old_prices_are_warned_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A price list that is months old lacks the models of today."""
+    from datetime import date
+
+    from receipt_label.cli import doctor
+
+    monkeypatch.setattr(doctor, "_newest_price", lambda _today: date(2026, 1, 1))
+
+    assert findings(run)["prices"][0] == "warn"
