@@ -1,0 +1,65 @@
+"""What every test shares: a directory of its own, a clean environment, and time turned by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from receipt_dynamo import Settings, UsageClient, open_usage_client
+from tests.support import FakeClock
+
+settings.register_profile(
+    "project",
+    deadline=None,  # shared cores: a slow machine is no fault
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("project")
+
+_PREFIXES = ("RECEIPT_USAGE_", "AWS_", "DYNAMO", "DEPLOYMENT_", "ECS_", "KUBERNETES_")
+_NAMES = (
+    "ENVIRONMENT XDG_STATE_HOME GITHUB_ACTIONS GITLAB_CI CIRCLECI JENKINS_URL BUILDKITE TF_BUILD "
+    "CODEBUILD_BUILD_ID TEAMCITY_VERSION CI CONTINUOUS_INTEGRATION NO_COLOR"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the machine's settings, and none writes outside its own directory."""
+    for name in list(os.environ):
+        if name in _NAMES or name.startswith(_PREFIXES):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RECEIPT_USAGE_DIR", str(tmp_path / "usage"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ENVIRONMENT", "development")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Time that moves when a test says so."""
+    return FakeClock()
+
+
+@pytest.fixture
+def open_client(tmp_path: Path) -> Iterator[Callable[..., UsageClient]]:
+    """Open clients of one directory. Without a background thread, unless ``drain="thread"``."""
+    opened: list[UsageClient] = []
+
+    def open_one(**changes: object) -> UsageClient:
+        chosen = {"usage_dir": tmp_path / "usage", "drain": "external", **changes}
+        client = open_usage_client(Settings(**chosen))
+        opened.append(client)
+        return client
+
+    yield open_one
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def client(open_client: Callable[..., UsageClient]) -> UsageClient:
+    """A client whose deliveries happen when the test asks for them."""
+    return open_client()

@@ -1,0 +1,145 @@
+"""Parts that tests use and that are no tests: a clock, metrics, damaged files, other processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from receipt_dynamo import AIUsageMetric
+from receipt_dynamo.spool.reader import SegmentReader, list_segments
+from receipt_dynamo.spool.segment import HEADER_BYTES
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+encode = msgspec.json.encode
+
+
+class FakeClock:
+    """A Clock that stands still until it is told to move; ``sleep`` moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.wall = NOON
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    def wait(self, event: threading.Event, timeout: float) -> bool:
+        if not event.is_set():
+            self.advance(timeout)
+        return event.is_set()
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.wall += timedelta(seconds=seconds)
+
+
+def make_metric(**changes: Any) -> AIUsageMetric:
+    """Return a small valid metric; without ``request_id`` every one is a new record."""
+    fields: dict[str, Any] = {
+        "service": "openai",
+        "model": "gpt-4o",
+        "operation": "chat",
+        "timestamp": NOON,
+        **changes,
+    }
+    return AIUsageMetric(**fields)
+
+
+FULL_FIELDS: dict[str, Any] = {
+    "service": "anthropic",
+    "model": "claude-sonnet-4-5",
+    "operation": "messages",
+    "timestamp": datetime(2026, 11, 21, 20, 0, 0, 123456, tzinfo=UTC),
+    "request_id": "msg_01ABCDEFGHIJKLMNOPQRST",
+    "api_calls": 3,
+    "input_tokens": 1200,
+    "output_tokens": 345,
+    "total_tokens": 1545,
+    "cached_input_tokens": 800,
+    "cache_write_tokens": 100,
+    "reasoning_tokens": 45,
+    "usage_details": {"web_search_requests": 2, "audio_seconds": 1.5},
+    "cost_usd": Decimal("0.01234567890123456789012345678901234567"),
+    "price_source": "override",
+    "price_version": "2026-11-01",
+    "provider_cost_usd": Decimal("0.0123"),
+    "latency_ms": 812.25,
+    "status": "partial",
+    "user_id": "user-1",
+    "job_id": "job-2",
+    "batch_id": "batch-3",
+    "github_pr": 4711,
+    "conversation_id": "conversation-5",
+    "session_id": "session-6",
+    "tool": "tool-7",
+    "skill": "skill-8",
+    "subagent": "subagent-9",
+    "response_id": "msg_01ABCDEFGHIJKLMNOPQRST",
+    "environment": "production",
+    "deployment_version": "v1.2.3",
+    "error": "timed out",
+    "metadata": {"a": {"b": [1, 2.5, None, True, "ü"]}, "request_model": "claude-sonnet-latest"},
+}
+"""Every field of a priced metric, none at its default."""
+
+
+def stored_ids(client: Any) -> list[str]:
+    """Return the request ids in the store, with the spool taken in."""
+    return [metric.request_id for metric in client.query()]
+
+
+def damage(path: Path, offset: int, data: bytes) -> None:
+    """Overwrite bytes of a file in place."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def payloads_of(path: Path, start: int = HEADER_BYTES) -> list[bytes]:
+    """Return every whole record of a segment, as a reader sees them."""
+    with SegmentReader(path) as segment:
+        return segment.read(start, 1_000_000).payloads
+
+
+def only_segment(directory: Path) -> Path:
+    """Return the one segment of a spool directory."""
+    (path,) = list_segments(directory)
+    return path
+
+
+def in_fork(work: Callable[[], object], *, timeout: float = 20.0) -> int:
+    """Run ``work`` in a forked child that ends in ``os._exit``; return its exit code.
+
+    0: it returned; 1: it raised. A child that hangs is killed and the answer is negative.
+    """
+    import signal
+    import warnings
+
+    with warnings.catch_warnings():  # Python 3.12: a fork beside threads is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(timeout))  # the default action of SIGALRM ends the process
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
