@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -121,17 +123,19 @@ def only_segment(directory: Path) -> Path:
     return path
 
 
+def quiet_fork() -> int:
+    """Fork without Python 3.12's warning: a fork beside threads is just what is tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def in_fork(work: Callable[[], object], *, timeout: float = 20.0) -> int:
     """Run ``work`` in a forked child that ends in ``os._exit``; return its exit code.
 
     0: it returned; 1: it raised. A child that hangs is killed and the answer is negative.
     """
-    import signal
-    import warnings
-
-    with warnings.catch_warnings():  # Python 3.12: a fork beside threads is what is tested
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    pid = quiet_fork()
     if pid == 0:
         signal.alarm(int(timeout))  # the default action of SIGALRM ends the process
         code = 1

@@ -1,0 +1,113 @@
+"""The format of a segment, byte for byte, and what any damage to it can cost."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receipt_dynamo.spool.segment import (
+    HEADER_BYTES,
+    UnknownFormatError,
+    encode_line,
+    format_header,
+    parse_header,
+    split_lines,
+)
+
+RECORDS = [b'{"n":%d,"text":"\\u00fc \\" %s"}' % (n, b"x" * (n % 13)) for n in range(8)]
+LINES = b"".join(encode_line(record) for record in RECORDS)
+
+
+def test_the_format_is_the_documented_one_byte_for_byte() -> None:
+    """A file of this version can be read by any other program, and by every later version."""
+    assert format_header(1234) == b"#spool1 ack=0000000000001234\n"
+    assert len(format_header(0)) == HEADER_BYTES == 29
+    assert encode_line(b'{"a":1}') == b'%08x {"a":1}\n' % crc32(b'{"a":1}')
+    assert encode_line(b"123456789") == b"cbf43926 123456789\n"  # the check value of CRC-32
+
+
+def test_an_ack_survives_its_header() -> None:
+    """Every offset up to the widest comes back; none lies before the first record."""
+    for ack in (HEADER_BYTES, 1234, 10**16 - 1):
+        assert parse_header(format_header(ack)) == ack
+    assert parse_header(format_header(0)) == HEADER_BYTES
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"\n",
+        b"#spool1",
+        b"#spool1 ack=00000000000012x4\n",
+        b"#spool ack=",
+        b"x" * 29,
+        b"\0" * 29,
+    ],
+)
+def test_a_damaged_header_means_send_again(header: bytes) -> None:
+    """Sending twice under fixed keys is harmless; skipping would lose."""
+    assert parse_header(header) == HEADER_BYTES
+
+
+@pytest.mark.parametrize("header", [b"#spool2 ack=0000000000001234\n", b"#spool10 x", b"#spool0 "])
+def test_another_version_is_told_from_damage(header: bytes) -> None:
+    """A newer format is never misread as this one."""
+    with pytest.raises(UnknownFormatError, match="#spool"):
+        parse_header(header)
+
+
+def test_a_reader_takes_no_more_than_its_limit_and_goes_on_where_it_stopped() -> None:
+    """Batches of any size give the same records in the same order."""
+    for limit in range(1, len(RECORDS) + 2):
+        offset, found = 100, []
+        while True:
+            lines = split_lines(LINES[offset - 100 :], offset, limit)
+            if lines.end == offset:
+                break
+            assert len(lines.payloads) <= limit
+            found += lines.payloads
+            offset = lines.end
+        assert (found, offset) == (RECORDS, 100 + len(LINES))
+
+
+def test_cut_at_any_byte_only_the_last_record_waits() -> None:
+    """A write that is still going on, or was torn, never shows half a record."""
+    for size in range(len(LINES) + 1):
+        lines = split_lines(LINES[:size], 0, 100)
+        whole = LINES[:size].count(b"\n")
+        assert (lines.payloads, lines.bad) == (RECORDS[:whole], [])
+        assert lines.end == LINES.rfind(b"\n", 0, size) + 1
+
+
+@given(st.integers(0, len(LINES) - 1), st.integers(1, 255))
+def test_any_damaged_byte_costs_only_the_records_it_touches(offset: int, flip: int) -> None:
+    """At most two records (a newline joins them) are bad, each is reported, all others come out."""
+    data = bytearray(LINES)
+    data[offset] ^= flip
+    lines = split_lines(bytes(data), 0, 100)
+    index = LINES.count(b"\n", 0, offset)
+    touched = {index, index + 1} if LINES[offset] == ord("\n") else {index}
+    expected = [record for n, record in enumerate(RECORDS) if n not in touched]
+    if offset == len(LINES) - 1:  # the last newline: the record waits
+        assert (lines.payloads, lines.bad) == (RECORDS[:-1], [])
+        return
+    assert lines.payloads == expected
+    assert lines.bad
+    assert lines.end == len(LINES)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_rubbish_around_a_record_never_hides_it(before: bytes, after: bytes) -> None:
+    """A reader finds its way again at the next newline."""
+    data = before + b"\n" + encode_line(RECORDS[3]) + after + b"\n"
+    assert RECORDS[3] in split_lines(data, 0, 1000).payloads
+
+
+def test_empty_lines_count_as_nothing() -> None:
+    """A writer puts one after a torn record; it is no damage."""
+    lines = split_lines(b"\n\n" + encode_line(b"{}") + b"\n", 0, 10)
+    assert (lines.payloads, lines.bad) == ([b"{}"], [])
