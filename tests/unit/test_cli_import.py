@@ -119,6 +119,28 @@ def test_the_time_is_the_replys_then_the_lines_then_at_then_the_files(
     assert "--at 2025-11-21T20:00:00.000001Z" in ran.err
 
 
+def test_at_stands_behind_the_time_of_the_reply_and_of_the_line(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """--at dates only what says no time itself."""
+    url = "https://api.openai.com/v1/chat/completions"
+    undated = reply(created=None, id=None)
+    file = lines(
+        reply(),
+        {"url": url, "status": 200, "body": undated, "timestamp": "2026-03-03T00:00:00Z"},
+        undated,
+    )
+
+    ran = run("import", file, "--at", "2026-07-07T09:00:00+02:00")
+
+    assert "dated" not in ran.err
+    assert sorted(record["timestamp"] for record in exported(run)) == [
+        "2026-03-03T00:00:00.000000Z",
+        "2026-05-28T20:26:40.000000Z",
+        "2026-07-07T07:00:00.000000Z",
+    ]
+
+
 def test_at_dates_what_has_no_time_and_keeps_a_copied_file_from_counting_twice(
     run: Run, lines: Lines, reply: Reply
 ) -> None:

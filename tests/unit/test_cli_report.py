@@ -172,6 +172,8 @@ def test_days_are_those_of_the_timezone(run: Run) -> None:
         (["--since", "2026-11-21T21:00:00+01:00", "--until", "2026-11-21T20:00:01"], 1),
         (["--since", "2026-11-22", "--timezone", "Europe/Berlin"], 2),
         (["--until", "2026-11-21", "--timezone", "Europe/Berlin"], 2),
+        (["--since", "2026-11-22T00:30", "--timezone", "Europe/Berlin"], 2),
+        (["--since", "2026-11-22T00:30:01", "--timezone", "Europe/Berlin"], 0),
         (["--since", "520w"], 4),
         (["--job", "labels"], 2),
         (["--pr", "7"], 1),
