@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from receipt_dynamo.errors import DirectoryRefusedError
 from receipt_dynamo.files import create_private_file, secure_directory
 from receipt_dynamo.spool.segment import (
     HEADER_BYTES,
@@ -133,7 +134,10 @@ class SegmentReader:
 
 def set_aside(directory: Path, name: str, lines: list[bytes]) -> None:
     """Append what cannot be read or delivered to ``directory/name``. Raises OSError."""
-    secure_directory(directory)
+    try:
+        secure_directory(directory)
+    except DirectoryRefusedError as error:  # a full disk, or a file in the way: this segment waits
+        raise OSError(errno.EACCES, str(error)) from error
     descriptor = create_private_file(directory / name, os.O_WRONLY | os.O_APPEND)
     try:
         for line in lines:
