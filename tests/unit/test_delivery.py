@@ -1,0 +1,358 @@
+"""Delivery: put, ack, unlink, each repeatable; no record is skipped and none stops the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from receipt_dynamo import StoreError, UsageQuery
+from receipt_dynamo.delivery import BATCH_RECORDS, Delivery, DeliveryReport
+from receipt_dynamo.entities.gap import Gap
+from receipt_dynamo.spool.pending import pending_records
+from receipt_dynamo.spool.reader import SegmentReader, list_segments
+from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line, format_header
+from receipt_dynamo.spool.writer import SpoolWriter
+from receipt_dynamo.sqlite_store import SqliteStore
+from receipt_dynamo.store import Batch, WriteOutcome
+from tests.support import NOON, FakeClock, damage, encode, make_metric, only_segment
+
+
+class Bench:
+    """A spool directory, a store and a drainer between them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "spool"
+        self.store = SqliteStore(directory / "usage.db")
+        self.clock = FakeClock()
+        self.delivery = Delivery(self.directory, self.store, self.clock)
+
+    def spool(self, *ids: str, seal: bool = True) -> SpoolWriter:
+        writer = SpoolWriter(self.directory, 1 << 22)
+        for request_id in ids:
+            writer.append(encode(make_metric(request_id=request_id)))
+        if seal:
+            writer.seal()
+        return writer
+
+    def run(self) -> DeliveryReport:
+        return self.delivery.run(float("inf"))
+
+    @property
+    def stored(self) -> list[str]:
+        return [metric.request_id for metric in self.store.query(UsageQuery())]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_what_was_sealed_is_stored_and_its_file_removed(bench: Bench) -> None:
+    """Nothing stays behind of a segment whose records are all in the store."""
+    bench.spool("a", "b")
+    report = bench.run()
+    assert (report.delivered, report.finished) == (2, True)
+    assert bench.stored == ["a", "b"]
+    assert list_segments(bench.directory) == []
+    assert bench.run().delivered == 0
+
+
+def test_active_segments_are_delivered_up_to_their_last_newline(bench: Bench) -> None:
+    """A running process's records arrive too, its half-written one later, its file stays."""
+    writer = bench.spool("a", seal=False)
+    path = only_segment(bench.directory)
+    line = encode_line(encode(make_metric(request_id="b")))
+    with path.open("ab") as file:
+        file.write(line[:40])
+    assert bench.run().delivered == 1
+    assert bench.run().delivered == 0
+    with path.open("ab") as file:
+        file.write(line[40:])
+    assert bench.run().delivered == 1
+    writer.append(encode(make_metric(request_id="c")))
+    assert bench.run().delivered == 1
+    assert bench.stored == ["a", "b", "c"]
+    assert path.exists()
+
+
+def test_a_torn_tail_is_set_aside_and_the_segment_ends(bench: Bench) -> None:
+    """The record that a kill tore was never answered; it stops nothing."""
+    bench.spool("a")
+    with only_segment(bench.directory).open("ab") as file:
+        file.write(b'0badc0de {"half')
+    report = bench.run()
+    assert (report.delivered, report.bad_lines, report.finished) == (1, 1, True)
+    assert list_segments(bench.directory) == []
+    (kept,) = (bench.directory / "quarantine").iterdir()
+    assert kept.read_bytes() == b'0badc0de {"half\n'
+
+
+def test_a_whole_record_without_its_newline_is_kept(bench: Bench) -> None:
+    """Killed between the last two bytes of a write, or written short: the record is complete."""
+    bench.spool("a")
+    with only_segment(bench.directory).open("ab") as file:
+        file.write(encode_line(encode(make_metric(request_id="b")))[:-1])
+    assert bench.run().bad_lines == 0
+    assert bench.stored == ["a", "b"]
+
+
+STEPS = ["write", "ack", "remove", "prune_positions"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_beside_any_step_is_repeated_without_harm(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    """However a drainer dies between put, ack and unlink, the next one finishes its work."""
+    ids = [f"{n:04d}" for n in range(BATCH_RECORDS + 7)]
+    bench.spool(*ids)
+    owner = SqliteStore if step in ("write", "prune_positions") else SegmentReader
+    real = getattr(owner, step)
+
+    def dies(self: object, *args: object) -> object:
+        if when == "after":
+            real(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run()
+    other = Delivery(bench.directory, SqliteStore(bench.store.path), bench.clock)
+    assert other.run(float("inf")).finished
+    assert bench.stored == ids
+    assert list_segments(bench.directory) == []
+
+
+def test_a_failing_store_keeps_everything_spooled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No ack ever passes a record that the store has not taken."""
+    bench.spool("a", "b")
+
+    def fail(self: SqliteStore, batch: Batch) -> WriteOutcome:
+        raise StoreError(f"no room for {len(batch.records)} records")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "write", fail)
+        for _ in range(3):
+            with pytest.raises(StoreError, match="no room for 2"):
+                bench.run()
+    assert pending_records(bench.directory) == 2
+    bench.run()
+    assert bench.stored == ["a", "b"]
+
+
+POISON = [
+    b"no json",
+    b"[]",
+    b"5",
+    b'"text"',
+    b"{}",
+    b'{"gap":5}',
+    b'{"gap":"g","timestamp":"2026-01-01T00:00:00Z","reason":"r","count":99999999999999999999}',
+    b'{"gap":"g","timestamp":"2026-01-01T00:00:00Z","reason":"r","count":-1}',
+    b'{"gap":"g","timestamp":"2026-01-01T00:00:00Z","reason":"r","count":1,"cost_usd":"ten"}',
+    encode(make_metric()).replace(b"openai", b"open#ai"),
+    encode(make_metric()).replace(b"+00:00", b"").replace(b"Z", b""),
+    encode(make_metric(input_tokens=5)).replace(b":5", b":-5"),
+    encode(make_metric(input_tokens=5)).replace(b":5", b":5e400"),
+    encode(make_metric(model="surrogate")).replace(b"surrogate", b"\\ud800"),
+    encode(make_metric(model="notutf")).replace(b"notutf", b"\xff\xfe"),
+    b"[" * 10_000,
+    b'{"metadata":' * 500,
+]
+
+
+@pytest.mark.parametrize("poison", POISON, ids=range(len(POISON)))
+def test_a_record_that_can_never_be_stored_goes_to_dead_and_stops_nothing(
+    bench: Bench, poison: bytes
+) -> None:
+    """Its neighbours arrive; the record is kept with the reason."""
+    writer = bench.spool("a", seal=False)
+    writer.append(poison)
+    writer.append(encode(make_metric(request_id="b")))
+    writer.seal()
+    report = bench.run()
+    assert (report.delivered, report.dead, report.finished) == (2, 1, True)
+    assert bench.stored == ["a", "b"]
+    (kept,) = (bench.directory / "dead").iterdir()
+    dead = msgspec.json.decode(kept.read_bytes())
+    assert dead["reason"]
+    assert dead["record"] == poison.decode("utf-8", "replace")
+
+
+def test_a_segment_of_another_version_is_left_alone(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An older library never destroys what a newer one wrote; it says so once."""
+    bench.spool("a")
+    newer = only_segment(bench.directory)
+    damage(newer, 0, b"#spool2")
+    before = newer.read_bytes()
+    bench.spool("b")
+    for _ in range(3):
+        assert bench.run().finished
+    assert bench.stored == ["b"]
+    assert newer.read_bytes() == before
+    assert [r.message for r in caplog.records if "#spool2" in r.message] != []
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "header", [b"\0" * HEADER_BYTES, b"x" * HEADER_BYTES, format_header(10**9)]
+)
+def test_a_damaged_header_sends_everything_once_more(bench: Bench, header: bytes) -> None:
+    """Under fixed keys that changes nothing in the store."""
+    writer = bench.spool("a", "b", seal=False)
+    bench.run()
+    damage(only_segment(bench.directory), 0, header)
+    bench.spool("c")
+    writer.append(encode(make_metric(request_id="d")))
+    writer.seal()
+    assert bench.run().finished
+    assert sorted(bench.stored) == ["a", "b", "c", "d"]
+    assert list_segments(bench.directory) == []
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "empty"])
+def test_a_strange_file_never_stops_the_others(
+    bench: Bench, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No condition of one segment may stop the rest, or the start of a process."""
+    bench.spool("a")
+    strange = bench.directory / "0000000000000000001-1-aa.seg"
+    if kind == "directory":
+        strange.mkdir()
+    elif kind == "link":
+        (tmp_path / "elsewhere").write_text("precious")
+        strange.symlink_to(tmp_path / "elsewhere")
+    else:
+        strange.touch()
+    bench.run()
+    assert bench.stored == ["a"]
+    assert strange.exists() == (kind in ("directory", "link"))
+    assert len(caplog.records) == (kind in ("directory", "link"))
+
+
+def test_a_dead_record_that_cannot_be_set_aside_stays_spooled(bench: Bench) -> None:
+    """The segment waits, the others go on; once there is room, everything moves."""
+    writer = bench.spool("a", seal=False)
+    writer.append(b"poison")
+    writer.seal()
+    bench.spool("b")
+    (bench.directory / "dead").write_text("in the way")
+    report = bench.run()
+    assert (report.failed_segments, report.finished) == (1, False)
+    assert bench.stored == ["b"]
+    (bench.directory / "dead").unlink()
+    assert bench.run().finished
+    assert sorted(bench.stored) == ["a", "b"]
+
+
+def test_two_drainers_at_once_change_nothing(bench: Bench) -> None:
+    """Every record arrives once, whoever brings it."""
+    ids = [f"{n:05d}" for n in range(3000)]
+    for start in range(0, 3000, 300):
+        bench.spool(*ids[start : start + 300])
+    reports: list[DeliveryReport] = []
+
+    def drain() -> None:
+        delivery = Delivery(bench.directory, SqliteStore(bench.store.path), bench.clock)
+        reports.append(delivery.run(float("inf")))
+
+    threads = [threading.Thread(target=drain) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(report.delivered for report in reports) == 3000
+    assert sorted(bench.stored) == ids
+
+
+def test_time_that_is_up_leaves_the_rest_for_the_next_run(bench: Bench) -> None:
+    """A deadline is kept to within one batch, and says that it was not finished."""
+    ids = [f"{n:05d}" for n in range(3 * BATCH_RECORDS)]
+    bench.spool(*ids)
+    report = bench.delivery.run(bench.clock.monotonic())
+    assert (report.delivered, report.finished) == (BATCH_RECORDS, False)
+    assert bench.run().finished
+    assert sorted(bench.stored) == ids
+
+
+def test_progress_is_told_as_it_happens(bench: Bench) -> None:
+    """A progress bar adds up to the records delivered."""
+    bench.spool(*[str(n) for n in range(BATCH_RECORDS + 1)])
+    told: list[int] = []
+    bench.delivery.run(float("inf"), told.append)
+    assert told == [BATCH_RECORDS, 1]
+
+
+def test_a_gap_is_delivered_once_however_often(bench: Bench) -> None:
+    """What was dropped is counted once, as the records are."""
+    gap = Gap(gap="g", timestamp=NOON, reason="disk", count=5, input_tokens=7)
+    writer = bench.spool("a", seal=False)
+    for _ in range(2):
+        writer.append(encode(gap), count=0)
+    bench.run()
+    dropped = bench.store.dropped(UsageQuery())
+    assert (dropped.count, dropped.input_tokens) == (5, 7)
+
+
+RECORDS = [encode(make_metric(request_id=f"r{n}")) for n in range(4)]
+SEGMENT = format_header(HEADER_BYTES) + b"".join(map(encode_line, RECORDS))
+
+
+def deliver_damaged(make_bench: Callable[[], Bench], data: bytes) -> tuple[set[str], Bench]:
+    """Deliver a segment of these bytes beside a sound one; return what arrived of it."""
+    bench = make_bench()
+    bench.spool("sound")
+    (bench.directory / "0000000000000000001-1-aa.seg").write_bytes(data)
+    bench.run()
+    stored = bench.stored
+    assert len(stored) == len(set(stored))
+    assert "sound" in stored
+    return set(stored) - {"sound"}, bench
+
+
+@pytest.fixture
+def make_bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Bench]:
+    return lambda: Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_truncated_at_any_byte_only_the_cut_record_is_missing(
+    make_bench: Callable[[], Bench], part: int
+) -> None:
+    """A file cut at every single byte: all whole records arrive, and nothing hangs."""
+    ends = [HEADER_BYTES + sum(len(encode_line(r)) for r in RECORDS[:n]) for n in range(5)]
+    for size in range(part, len(SEGMENT) + 1, 8):
+        arrived, _ = deliver_damaged(make_bench, SEGMENT[:size])
+        whole = sum(size >= end - 1 for end in ends[1:])
+        assert arrived == {f"r{n}" for n in range(whole)}, size
+
+
+@given(st.integers(0, len(SEGMENT) * 8 - 1))
+@example(6 * 8)
+def test_any_flipped_bit_costs_only_the_records_it_touches(
+    make_bench: Callable[[], Bench], bit: int
+) -> None:
+    """At most two neighbours are lost, what is lost is in quarantine, and all others arrive."""
+    data = bytearray(SEGMENT)
+    data[bit // 8] ^= 1 << bit % 8
+    arrived, bench = deliver_damaged(make_bench, bytes(data))
+    if bit // 8 == 6 and data[6:7].isdigit():  # "#spool3": another version, left alone
+        assert arrived == set()
+        assert len(list_segments(bench.directory)) == 1
+        return
+    lost = {f"r{n}" for n in range(4)} - arrived
+    assert len(lost) <= (0 if bit // 8 < HEADER_BYTES - 1 else 2)
+    assert (bench.directory / "quarantine").exists() == bool(lost)
