@@ -205,7 +205,7 @@ def _spools(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("fault", f"spool {settings.destination}", f"cannot be read: {error}")
         return
-    detail = f"{waiting:,} records wait; the next report takes them in" if waiting else "empty"
+    detail = f"records waiting: {waiting:,}; the next report takes them in" if waiting else "empty"
     yield Finding("ok", f"spool {settings.destination}", detail)
     for name, what in (
         ("dead", "records that can never be stored"),
@@ -221,5 +221,5 @@ def _spools(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"spool {destination}",
-            f"{count:,} records wait for another destination: {way_to(destination)}",
+            f"records waiting for another destination: {count:,}; {way_to(destination)}",
         )

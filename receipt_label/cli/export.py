@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from receipt_label.cli.output import csv_writer, note, spreadsheet_safe
+from receipt_label.cli.output import counted, csv_writer, note, spreadsheet_safe
 from receipt_label.cli.selection import Selection, selection_options
 
 if TYPE_CHECKING:
@@ -42,14 +42,16 @@ def command(form: str, output: str | None, **chosen: Any) -> None:
     """
     selection = Selection.of(datetime.now(UTC), **chosen)
     from receipt_label.cli.opening import open_client
+    from receipt_label.cli.progress import take_in
 
     with open_client() as client:
+        take_in(client)
         metrics = client.query(selection.query)
         write = _write_jsonl if form == "jsonl" else _write_csv
         with _opened(output) as stream:
             count = write(metrics, stream)
     if output is not None:
-        note(f"{count:,} calls exported to {output}")
+        note(f"{counted(count, 'call')} exported to {output}")
 
 
 @contextmanager

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import note, write_json
+from receipt_label.cli.output import UNPRICED_HINT, counted, note, write_json
+from receipt_label.cli.progress import bytes_bar, take_in
 from receipt_label.cli.selection import iso_time
 
 if TYPE_CHECKING:
@@ -75,9 +73,9 @@ def command(
                 for file, tally in zip(files, tallies, strict=True):
                     _import_file(importer, file, tally)
                     bad_lines.end_of_file()
-            client.take_in()
+            take_in(client)
         except StoreError:
-            note(f"{client.pending():,} records wait in the spool; the next command takes them in")
+            note(f"kept in the spool for the next command: {counted(client.pending(), 'record')}")
             raise
         unpriced = _unpriced_calls(client)
     _say(tallies, unpriced)
@@ -110,35 +108,14 @@ def _import_file(importer: ReplyImporter, file: str, tally: FileTally) -> None:
     from receipt_label.importers.source import SourceError, open_source
 
     try:
-        with open_source(file, datetime.now(UTC)) as source, _bar(source.name, source.size) as tell:
+        with (
+            open_source(file, datetime.now(UTC)) as source,
+            bytes_bar(source.name, source.size) as tell,
+        ):
             importer.run(source, tally, tell)
     except SourceError as error:
         tally.fault = str(error)
         note(f"{tally.file}: {error}")
-
-
-@contextmanager
-def _bar(name: str, size: int | None) -> Iterator[Callable[[int], None] | None]:
-    """Show a progress bar on standard error where a terminal looks on."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from receipt_label.cli.output import clean
-
-    progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with progress:
-        task = progress.add_task(clean(name), total=size)
-        yield lambda position: progress.update(task, completed=position)
 
 
 def _unpriced_calls(client: UsageClient) -> int:
@@ -155,8 +132,8 @@ def _skipped(tallies: list[FileTally]) -> Counter[str]:
 def _say(tallies: list[FileTally], unpriced: int) -> None:
     """Print the summary on standard error."""
     recorded = sum(tally.recorded for tally in tallies)
-    replies = "reply" if recorded == 1 else "replies"
-    parts = [f"{recorded:,} {replies} recorded (the same call seen again counts once)"]
+    replies = counted(recorded, "reply", "replies")
+    parts = [f"{replies} recorded (the same call seen again counts once)"]
     skipped = _skipped(tallies)
     if skipped:
         reasons = ", ".join(
@@ -174,8 +151,7 @@ def _say(tallies: list[FileTally], unpriced: int) -> None:
     for tally in tallies:
         _say_dated(tally)
     if unpriced:
-        word = "call has" if unpriced == 1 else "calls have"
-        note(f"{unpriced:,} {word} no price in the store: receipt-usage report --unpriced")
+        note(f"without a price in the store: {counted(unpriced, 'call')}. {UNPRICED_HINT}")
 
 
 def _say_dated(tally: FileTally) -> None:
@@ -183,10 +159,10 @@ def _say_dated(tally: FileTally) -> None:
         return
     time = tally.file_time.isoformat().replace("+00:00", "Z")
     source = "now" if tally.file == "standard input" else "when the file was last changed"
-    lines = f"{tally.dated_by_file:,} {'reply' if tally.dated_by_file == 1 else 'replies'}"
+    replies = counted(tally.dated_by_file, "reply", "replies")
     note(
-        f"{tally.file}: {lines} without a time of their own are dated {time}, {source}. The time "
-        f"is part of their identity: to import them again without counting twice, --at {time}"
+        f"{tally.file}: dated {time}, {source}, for want of a time: {replies}. The time is part of "
+        f"the identity: to import them again without counting twice, --at {time}"
     )
 
 

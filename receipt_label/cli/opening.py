@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from receipt_dynamo import Settings, UsageError, open_usage_client, waiting_elsewhere, way_to
-from receipt_label.cli.output import note
+from receipt_label.cli.output import counted, note
 
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
@@ -52,4 +52,5 @@ def open_client() -> Iterator[UsageClient]:
 def note_other_destinations(settings: Settings) -> None:
     """Name every other destination whose records wait in a spool, and who delivers them."""
     for destination, count in waiting_elsewhere(settings).items():
-        note(f"{count:,} records wait for {destination}, not shown here: {way_to(destination)}")
+        records = counted(count, "record")
+        note(f"not shown here: {records} waiting for {destination}: {way_to(destination)}")

@@ -12,8 +12,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-__all__ = ["clean", "csv_writer", "note", "spreadsheet_safe", "write_csv", "write_json"]
+__all__ = [
+    "UNPRICED_HINT",
+    "clean",
+    "counted",
+    "csv_writer",
+    "note",
+    "spreadsheet_safe",
+    "write_csv",
+    "write_json",
+]
 
+UNPRICED_HINT = "See: receipt-usage report --unpriced"
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -25,6 +35,11 @@ def clean(text: object) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown
     )
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return ``1 call`` or ``1,000 calls``."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def note(text: str) -> None:

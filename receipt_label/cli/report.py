@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import note, write_csv, write_json
+from receipt_label.cli.output import UNPRICED_HINT, counted, note, write_csv, write_json
 from receipt_label.cli.selection import GROUP_WORDS, Selection, selection_options, split_words
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ __all__ = ["command"]
 
 _DEFAULT_BY = ("service", "model")
 _UNPRICED_BY = ("service", "model", "operation")
-_UNPRICED_COMMAND = "receipt-usage report --unpriced"
 _EXACT = Context(prec=400, traps=[Inexact])
 
 _SUMS = {
@@ -91,8 +90,10 @@ def command(
     words = split_words("--by", by) if by is not None else None
     selection = Selection.of(datetime.now(UTC), **chosen)
     from receipt_label.cli.opening import note_other_destinations, open_client
+    from receipt_label.cli.progress import take_in
 
     with open_client() as client:
+        take_in(client)
         report = _unpriced(client, selection, words) if unpriced else _all(client, selection, words)
         settings = client.settings
     if as_json:
@@ -184,7 +185,7 @@ def _say_dropped(dropped: DroppedSummary, *, to_stderr: bool) -> None:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.by_reason.items())
     cost = "" if dropped.cost_usd is None else f", {_plain(dropped.cost_usd)} USD"
     line = (
-        f"Not in these figures: {dropped.count:,} dropped records ({reasons}) with "
+        f"Not in these figures: {counted(dropped.count, 'dropped record')} ({reasons}) with "
         f"{dropped.input_tokens:,} input and {dropped.output_tokens:,} output tokens{cost}."
     )
     if to_stderr:
@@ -195,5 +196,4 @@ def _say_dropped(dropped: DroppedSummary, *, to_stderr: bool) -> None:
 
 def _say_unpriced(calls: int) -> None:
     if calls:
-        word = "call has" if calls == 1 else "calls have"
-        note(f"{calls:,} {word} no price and are not in the cost: {_UNPRICED_COMMAND}")
+        note(f"not in the cost, for want of a price: {counted(calls, 'call')}. {UNPRICED_HINT}")

@@ -57,7 +57,7 @@ def test_doctor_changes_nothing(run: Run, usage_dir: Path) -> None:
             AIUsageMetric("tool", "search", "call", datetime(2026, 1, 1, tzinfo=UTC))
         )
         found = findings(run)["spool local"]
-        assert found == ("ok", "1 records wait; the next report takes them in")
+        assert found == ("ok", "records waiting: 1; the next report takes them in")
         assert client.pending() == 1
 
 

@@ -92,7 +92,7 @@ def test_filters_and_output_file(run: Run, tmp_path: Path) -> None:
 
     assert ran.code == 0
     assert ran.out == ""
-    assert "1 calls exported" in ran.one_error or "1 call exported" in ran.one_error
+    assert ran.one_error == f"1 call exported to {target}"
     assert json.loads(target.read_text())["request_id"] == "r-1"
 
 

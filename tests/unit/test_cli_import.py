@@ -115,7 +115,7 @@ def test_the_time_is_the_replys_then_the_lines_then_at_then_the_files(
         "chatcmpl-without-a-time-1": "2026-03-03T00:00:00.000000Z",
         "chatcmpl-without-a-time-2": "2025-11-21T20:00:00.000001Z",
     }
-    assert "1 reply without a time of their own" in ran.err
+    assert "for want of a time: 1 reply." in ran.err
     assert "--at 2025-11-21T20:00:00.000001Z" in ran.err
 
 
@@ -303,7 +303,7 @@ def test_standard_input(run: Run, reply: Reply) -> None:
     ran = run("import", "-", stdin=json.dumps(reply(created=None)).encode())
 
     assert ran.code == 0
-    assert "standard input: 1 reply" in ran.err
+    assert "standard input: dated" in ran.err
     assert len(exported(run)) == 1
 
 

@@ -153,7 +153,7 @@ def test_an_import_into_a_store_that_fails_keeps_the_records(
     ran = run("import", lines(reply()))
 
     assert ran.code == 1
-    assert ran.err.splitlines()[0].startswith("1 records wait in the spool")
+    assert ran.err.splitlines()[0] == "kept in the spool for the next command: 1 record"
     assert len(ran.err.splitlines()) == 2
     (usage_dir / "usage.db").unlink()
     assert run("report", "--json").json["total"]["calls"] == 1
@@ -292,3 +292,20 @@ def test_main_leaves_the_loggers_as_it_found_them(run: Run) -> None:
 
     assert logging.getLogger().handlers == before
     assert callable(main)
+
+
+def test_a_terminal_sees_the_progress_of_long_work(
+    run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch, usage_dir: Path
+) -> None:
+    """Reading a file, and taking in a long backlog; without a terminal there is no bar."""
+    from receipt_label.cli import progress
+
+    file = lines(reply(), name="calls[bold].jsonl")
+    assert "calls" not in run("import", file, "--at", "2026-11-01").err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setattr(progress, "_LONG_BACKLOG", 0)
+
+    assert usage_dir
+    assert "calls[bold].jsonl" in run("import", file).err.replace("\n", "")
+    assert "taking in the spool" in run("report").err

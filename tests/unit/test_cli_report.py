@@ -337,9 +337,9 @@ def test_losses_are_shown_by_every_report(run: Run, client: UsageClient) -> None
 
     for options in ([], ["--unpriced"], ["--by", "day"]):
         out = run("report", *options).out
-        assert "1 dropped records (disk 1) with 1,234 input and 0 output tokens, 0.5 USD" in out
+        assert "1 dropped record (disk 1) with 1,234 input and 0 output tokens, 0.5 USD" in out
     csv_run = run("report", "--csv")
-    assert "1 dropped records" in csv_run.err
+    assert "1 dropped record" in csv_run.err
     assert "dropped" not in csv_run.out
     assert run("report", "--json").json["dropped"] == {
         "count": 1,
@@ -360,7 +360,7 @@ def test_records_of_another_destination_are_named(
     ran = run("report", "--json")
 
     assert ran.json["total"]["calls"] == 0
-    assert "1 records wait for usage-prod@eu-west-1" in ran.err
+    assert "1 record waiting for usage-prod@eu-west-1" in ran.err
     assert "DYNAMODB_TABLE_NAME=usage-prod" in ran.err
 
 

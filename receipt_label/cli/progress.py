@@ -1,0 +1,60 @@
+"""Progress of long work, on standard error, where a terminal looks on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from receipt_label.cli.output import clean
+
+if TYPE_CHECKING:
+    from receipt_dynamo import UsageClient
+
+__all__ = ["bytes_bar", "take_in"]
+
+_LONG_BACKLOG = 20_000  # records: about a second
+
+
+@contextmanager
+def bytes_bar(name: str, size: int | None) -> Iterator[Callable[[int], None] | None]:
+    """Show how far a file was read; yield what to tell the position in bytes, or None."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task(clean(name), total=size)
+        yield lambda position: progress.update(task, completed=position)
+
+
+def take_in(client: UsageClient) -> None:
+    """Bring what the spool holds into the store; a long backlog shows a bar. Raises StoreError."""
+    backlog = client.pending() if sys.stderr.isatty() else 0
+    if backlog < _LONG_BACKLOG:
+        client.take_in()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    progress = Progress(
+        TextColumn("taking in the spool"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task("", total=backlog)
+        client.take_in(lambda delivered: progress.advance(task, delivered))
