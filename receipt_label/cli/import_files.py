@@ -140,13 +140,13 @@ def _say(tallies: list[FileTally], unpriced: int) -> None:
             f"{count:,} {_REASONS.get(reason, reason)}" for reason, count in sorted(skipped.items())
         )
         parts.append(f"{skipped.total():,} skipped ({reasons})")
-    for name, count in (
-        ("bad", sum(tally.bad for tally in tallies)),
-        ("dropped", sum(tally.dropped for tally in tallies)),
-        ("files not read", sum(tally.fault is not None for tally in tallies)),
+    for noun, count in (
+        ("bad line", sum(tally.bad for tally in tallies)),
+        ("dropped record", sum(tally.dropped for tally in tallies)),
+        ("unread file", sum(tally.fault is not None for tally in tallies)),
     ):
         if count:
-            parts.append(f"{count:,} {name}")
+            parts.append(counted(count, noun))
     note("; ".join(parts))
     for tally in tallies:
         _say_dated(tally)
@@ -158,7 +158,7 @@ def _say_dated(tally: FileTally) -> None:
     if not tally.dated_by_file or tally.file_time is None:
         return
     time = tally.file_time.isoformat().replace("+00:00", "Z")
-    source = "now" if tally.file == "standard input" else "when the file was last changed"
+    source = "now" if tally.is_piped else "when the file was last changed"
     replies = counted(tally.dated_by_file, "reply", "replies")
     note(
         f"{tally.file}: dated {time}, {source}, for want of a time: {replies}. The time is part of "

@@ -38,6 +38,7 @@ class FileTally:
     dropped: int = 0
     dated_by_file: int = 0
     file_time: datetime | None = None
+    is_piped: bool = False
     fault: str | None = None
 
     @property
@@ -79,6 +80,7 @@ class ReplyImporter:
         ``progress`` is told now and then how many bytes of the file were read.
         """
         tally.file_time = source.modified
+        tally.is_piped = source.size is None
         repeats: Counter[str] = Counter()
         for number, item in enumerate(read_items(source), 1):
             self._take(item, tally, repeats)

@@ -72,8 +72,8 @@ class _Meter(io.RawIOBase):
 
 @dataclass(slots=True)
 class Source:
-    """An open file of replies. ``modified`` dates lines that carry no time; ``size`` is in bytes,
-    None where it cannot be known."""
+    """An open file of replies. ``modified`` dates lines that carry no time. ``size`` is in bytes;
+    None for a pipe, which has no time of change either and is dated now."""
 
     name: str
     modified: datetime
@@ -98,9 +98,11 @@ def open_source(path: str, now: datetime) -> Iterator[Source]:
         if stat.S_ISDIR(found.st_mode):
             raise SourceError("is a directory: name the files in it")
         with open(path, "rb") as stream:  # noqa: PTH123
-            size = found.st_size if stat.S_ISREG(found.st_mode) else None
-            modified = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
-            yield _source(path, stream, modified, size)
+            if stat.S_ISREG(found.st_mode):
+                modified = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
+                yield _source(path, stream, modified, found.st_size)
+            else:
+                yield _source(path, stream, now, None)
     except FileNotFoundError:
         raise SourceError("no such file") from None
     except PermissionError:

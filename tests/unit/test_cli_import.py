@@ -241,7 +241,7 @@ def test_bad_lines_are_named_and_the_rest_goes_in(run: Run, lines: Lines, reply:
     ):
         assert reason in line
     assert "Traceback" not in ran.err
-    assert "6 bad" in ran.err
+    assert "6 bad lines" in ran.err
 
 
 @pytest.mark.parametrize("depth", [300, 900, 960, 990, 2000])
@@ -281,7 +281,7 @@ def test_files_that_cannot_be_read_are_one_line_each_and_the_others_go_in(
     complaints = ran.err.splitlines()[:4]
     for line, reason in zip(complaints, ["no such", "directory", "binary", "empty"], strict=True):
         assert reason in line
-    assert "4 files not read" in ran.err
+    assert "4 unread files" in ran.err
 
 
 def test_a_file_without_permission_is_one_line(
@@ -365,7 +365,7 @@ def test_a_dropped_record_is_said_and_is_a_fault(
     monkeypatch.undo()
 
     assert ran.code == 1
-    assert "1 dropped" in ran.err
+    assert "1 dropped record" in ran.err
 
 
 def test_a_long_file_is_taken_in_as_it_is_read(

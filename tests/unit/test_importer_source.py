@@ -196,3 +196,19 @@ def test_standard_input_is_dated_now(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_source("-", NOW) as source:
         assert (source.modified, source.size) == (NOW, None)
         assert [item.value for item in read_items(source)] == [{"a": 1}]
+
+
+def test_a_named_pipe_is_dated_now(tmp_path: Path) -> None:
+    """Process substitution names a pipe; its time of change says nothing about the replies."""
+    import os
+    import threading
+
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(b'{"a":1}\n',))
+    writer.start()
+
+    with open_source(str(path), NOW) as source:
+        assert (source.modified, source.size) == (NOW, None)
+        assert [item.value for item in read_items(source)] == [{"a": 1}]
+    writer.join()
