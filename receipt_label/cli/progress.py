@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from receipt_label.cli.output import clean
@@ -35,7 +36,7 @@ def bytes_bar(name: str, size: int | None) -> Iterator[Callable[[int], None] | N
         transient=True,
     )
     with progress:
-        task = progress.add_task(clean(name), total=size)
+        task = progress.add_task(clean(Path(name).name), total=size)
         yield lambda position: progress.update(task, completed=position)
 
 
