@@ -30,6 +30,7 @@ from receipt_dynamo.files import (
     create_private_file,
     secure_directory,
 )
+from receipt_dynamo.fork_gate import ForkGate
 from receipt_dynamo.sqlite_schema import MIGRATIONS, prepare
 from receipt_dynamo.store import (
     DIMENSIONS,
@@ -48,6 +49,9 @@ __all__ = ["SqliteStore"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_SECONDS = 10.0
+_ROWS_AT_ONCE = 500
+_gate = ForkGate()
+"""Around every stay inside SQLite; a writing connection is within for all of its life."""
 _COLUMNS = (
     "service ts request_id model operation job_id batch_id github_pr user_id conversation_id "
     "environment api_calls input_tokens cached_input_tokens cache_write_tokens output_tokens "
@@ -110,7 +114,8 @@ class SqliteStore:
     @contextmanager
     def exclusive(self, timeout: float) -> Iterator[None]:
         """Hold the store's lock, over all threads and processes, with a connection to write."""
-        if not self._mutex.acquire(timeout=max(timeout, 0)):
+        mutex = self._mutex
+        if not mutex.acquire(timeout=max(timeout, 0)):
             raise StoreBusyError(f"{self.path} is busy in another thread. Try again.")
         try:
             if self._writer is not None:  # already ours, further up the stack
@@ -119,17 +124,21 @@ class SqliteStore:
             secure_directory(self.path.parent)
             self._lock.acquire(timeout)
             try:
-                self._writer = self._open_writer()
-                yield
+                with _gate:
+                    yield from self._written()
             finally:
-                writer, self._writer = self._writer, None
-                try:
-                    if writer is not None:
-                        writer.close()
-                finally:
-                    self._lock.release()
+                self._lock.release()
         finally:
-            self._mutex.release()
+            mutex.release()
+
+    def _written(self) -> Iterator[None]:
+        self._writer = self._open_writer()
+        try:
+            yield
+        finally:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
 
     def _open_writer(self) -> sqlite3.Connection:
         try:
@@ -258,22 +267,21 @@ class SqliteStore:
             if not check_private_file(self.path):
                 return
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
-            with closing(
-                sqlite3.connect(
-                    uri,
-                    uri=True,
-                    timeout=_BUSY_SECONDS,
-                    isolation_level=None,
-                    check_same_thread=False,
-                )
-            ) as connection:
-                connection.execute("PRAGMA query_only = 1")
-                if connection.execute("PRAGMA user_version").fetchone()[0] != len(MIGRATIONS):
+            with closing(_open_reader(uri)) as connection:
+                with _gate:
+                    version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version != len(MIGRATIONS):
                     with self.exclusive(_BUSY_SECONDS):  # migrates, or says that it is newer
                         pass
-                if timezone is not None:
-                    _add_local_time(connection, timezone)
-                yield from connection.execute(sql, values)
+                with _gate:
+                    if timezone is not None:
+                        _add_local_time(connection, timezone)
+                    cursor = connection.execute(sql, values)
+                    rows = cursor.fetchmany(_ROWS_AT_ONCE)
+                while rows:
+                    yield from rows
+                    with _gate:
+                        rows = cursor.fetchmany(_ROWS_AT_ONCE)
         except (sqlite3.Error, OSError) as error:
             raise self._error(error) from error
 
@@ -291,6 +299,15 @@ class SqliteStore:
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self.path}>"
+
+
+def _open_reader(uri: str) -> sqlite3.Connection:
+    with _gate:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA query_only = 1")
+    return connection
 
 
 class _Sums:
