@@ -137,7 +137,8 @@ def in_fork(work: Callable[[], object], *, timeout: float = 20.0) -> int:
     """
     pid = quiet_fork()
     if pid == 0:
-        signal.alarm(int(timeout))  # the default action of SIGALRM ends the process
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(timeout))
         code = 1
         try:
             work()

@@ -216,14 +216,14 @@ def test_a_signal_handler_may_record_while_its_thread_records(tmp_path: Path) ->
         interrupted += 1
         writer.append(b'{"signal":%d}' % interrupted)
 
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    before = signal.signal(signal.SIGVTALRM, handler)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0005, 0.0005)
     try:
         for n in range(5000):
             writer.append(b'{"n":%d}' % n)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
     found = everything(tmp_path / "spool")
     assert interrupted > 5
     assert len(found) == len(set(found)) == 5000 + interrupted

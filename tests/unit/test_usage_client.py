@@ -1,0 +1,345 @@
+"""UsageClient: what a put answers, what a flush reports, and that nothing outlives its client."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from receipt_dynamo import (
+    PutResult,
+    Settings,
+    StoreError,
+    UsageClient,
+    UsageQuery,
+    open_usage_client,
+)
+from receipt_dynamo import usage_client as module
+from receipt_dynamo.spool import writer as writer_module
+from receipt_dynamo.sqlite_store import SqliteStore
+from tests.support import FakeClock, in_fork, make_metric, stored_ids
+
+Open = Callable[..., UsageClient]
+
+
+def drainers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "receipt-usage-drainer"]
+
+
+def refuse(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_client_reads_its_own_writes_without_any_thread(client: UsageClient) -> None:
+    """Recording, and every question takes in the spool first."""
+    metrics = [make_metric(cost_usd=Decimal("0.5")) for _ in range(3)]
+    assert client.put_ai_usage_metrics(metrics) == [PutResult.STORED] * 3
+    assert client.pending() == 3
+    assert list(client.query()) == metrics
+    assert client.summarize()[0].cost_usd == Decimal("1.5")
+    assert client.summarize(UsageQuery(model="other"))[0].calls == 0
+    assert client.pending() == 0
+    assert not drainers()
+
+
+def test_the_background_thread_delivers_and_ends_with_the_client(open_client: Open) -> None:
+    """The first record starts it, close stops it."""
+    client = open_client(drain="thread")
+    assert not drainers()
+    client.put_ai_usage_metric(make_metric())
+    assert len(drainers()) == 1
+    deadline = threading.Event()
+    for _ in range(100):
+        if not client.pending():
+            break
+        deadline.wait(0.05)
+    assert client.health().delivered == 1
+    client.close()
+    assert not drainers()
+
+
+def test_a_put_after_close_is_dropped_counted_and_said_once(
+    client: UsageClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is lost in silence, with its tokens and cost; questions still answer."""
+    client.put_ai_usage_metric(make_metric())
+    for _ in range(3):
+        client.close()
+    metric = make_metric(input_tokens=7, output_tokens=1, cost_usd=Decimal("0.5"))
+    assert client.put_ai_usage_metrics([metric] * 3) == [PutResult.DROPPED] * 3
+    dropped = client.dropped()
+    assert (dropped.count, dropped.input_tokens, dropped.output_tokens) == (3, 21, 3)
+    assert (dropped.cost_usd, dropped.by_reason) == (Decimal("1.5"), {"closed": 3})
+    assert len([r for r in caplog.records if "dropped (closed)" in r.message]) == 1
+    assert client.closed
+    assert len(list(client.query())) == 1
+    assert client.flush().pending == 0
+
+
+@pytest.mark.parametrize("thing", [None, "metric", {"service": "x"}, object(), 5, b"x"])
+def test_what_is_no_metric_is_dropped_as_invalid(client: UsageClient, thing: object) -> None:
+    """A put never raises, whatever it is given."""
+    assert client.put_ai_usage_metric(thing) is PutResult.DROPPED  # type: ignore[arg-type]
+    assert client.dropped().by_reason == {"invalid": 1}
+    assert list(client.query()) == []
+
+
+def test_a_put_never_raises_though_the_pipelines_log_handler_does(client: UsageClient) -> None:
+    """Logging is part of tracking: its failure never reaches the caller."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("the log is broken")
+
+    handler = Broken()
+    logging.getLogger("receipt_dynamo").addHandler(handler)
+    try:
+        assert client.put_ai_usage_metric(None) is PutResult.DROPPED  # type: ignore[arg-type]
+    finally:
+        logging.getLogger("receipt_dynamo").removeHandler(handler)
+
+
+def test_a_full_disk_drops_and_counts_and_recovers_by_itself(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored stays, what was refused is one gap record as soon as there is room."""
+    client.put_ai_usage_metric(make_metric(request_id="before"))
+    client._machinery.writer.seal()
+    with monkeypatch.context() as disk:
+        disk.setattr(writer_module.os, "write", refuse)
+        answers = [client.put_ai_usage_metric(make_metric(input_tokens=3)) for _ in range(5)]
+    assert answers == [PutResult.DROPPED] * 5
+    assert client.put_ai_usage_metric(make_metric(request_id="after")) is PutResult.STORED
+    assert stored_ids(client) == ["before", "after"]
+    dropped = client.dropped()
+    assert (dropped.count, dropped.input_tokens, dropped.by_reason) == (5, 15, {"disk": 5})
+    health = client.health()
+    assert (health.recorded, health.stored, dict(health.dropped)) == (7, 2, {"disk": 5})
+
+
+def test_drops_are_written_at_once_then_once_a_second(tmp_path: Path, clock: FakeClock) -> None:
+    """A storm of drops costs one gap record a second, and the first one none of its time."""
+    settings = Settings(usage_dir=tmp_path / "u", drain="external")
+    client = UsageClient(settings, SqliteStore(settings.store_path), clock=clock)
+    for _ in range(3):
+        client.count_dropped("disk")
+    assert client.pending() == 1
+    clock.advance(1)
+    client.count_dropped("disk")
+    assert client.pending() == 2
+    assert client.dropped().count == 4
+    client.close()
+
+
+def test_metadata_of_megabytes_is_left_out_and_the_figures_kept(client: UsageClient) -> None:
+    """Figures before words: the record says how large it was."""
+    metric = make_metric(input_tokens=5, job_id="j", metadata={"x": "y" * 400_000})
+    assert client.put_ai_usage_metric(metric) is PutResult.STORED
+    (kept,) = client.query()
+    assert (kept.identity, kept.input_tokens, kept.job_id) == (metric.identity, 5, "j")
+    assert kept.metadata["metadata_left_out_bytes"] > 400_000
+
+
+def test_a_flush_tells_the_truth(client: UsageClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delivered, pending and dead are what happened, and a failing store raises nothing."""
+    client.put_ai_usage_metrics([make_metric() for _ in range(3)])
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise StoreError("the store is away")
+
+        patch.setattr(SqliteStore, "write", fail)
+        report = client.flush()
+        assert (report.delivered, report.pending, report.dead) == (0, 3, 0)
+        assert client.health().last_error == "the store is away"
+    client._machinery.writer.append(b"poison")
+    report = client.flush()
+    assert (report.delivered, report.pending, report.dead) == (3, 0, 1)
+    assert client.health().last_error is None
+    assert client.flush().delivered == 0
+
+
+@pytest.mark.parametrize("harm", ["ingest", "no database", "directory", "spool is a file"])
+def test_flush_health_and_close_raise_nothing_whatever_lies_there(
+    tmp_path: Path, client: UsageClient, harm: str
+) -> None:
+    """The exit hook and with-blocks run through here: a broken store breaks no pipeline."""
+    client.put_ai_usage_metric(make_metric())
+    store = tmp_path / "usage" / "usage.db"
+    if harm == "ingest":
+        client.flush()
+        client.put_ai_usage_metric(make_metric())
+        with closing(sqlite3.connect(store)) as connection:
+            connection.executescript("DROP TABLE ingest")
+    elif harm == "no database":
+        store.write_bytes(b"x" * 5000)
+        store.chmod(0o600)
+    elif harm == "directory":
+        store.mkdir()
+    else:
+        shutil.rmtree(client.settings.spool_dir)
+        client.settings.spool_dir.write_text("x")
+    assert client.flush(1).delivered == 0
+    assert client.health().stored >= 1
+    assert client.pending() == (0 if harm == "spool is a file" else 1)
+    assert client.put_ai_usage_metric(make_metric()) in (PutResult.STORED, PutResult.DROPPED)
+    client.close()
+
+
+def test_a_flush_gives_up_when_its_time_is_up(client: UsageClient, tmp_path: Path) -> None:
+    """Another process that keeps the store delays a flush no longer than it may take."""
+    client.put_ai_usage_metric(make_metric())
+    with SqliteStore(tmp_path / "usage" / "usage.db").exclusive(1):
+        assert client.flush(0).pending == 1
+    assert client.flush(5).pending == 0
+
+
+def test_health_tells_what_this_process_did_and_what_waits_for_all(
+    open_client: Open, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Counts are this client's own, the spool's figures everybody's."""
+    other = open_client()
+    other.put_ai_usage_metric(make_metric())
+    settings = Settings(usage_dir=tmp_path / "usage", drain="external")
+    client = UsageClient(settings, SqliteStore(settings.store_path), clock=clock)
+    client.put_ai_usage_metric(make_metric())
+    health = client.health()
+    assert (health.recorded, health.stored, health.delivered, health.pending) == (1, 1, 0, 2)
+    assert (health.destination, health.spool_segments) == ("local", 2)
+    assert health.spool_bytes > 200
+    assert health.oldest_unsent_seconds is not None
+    client.take_in()
+    after = client.health()
+    assert (after.delivered, after.pending, after.oldest_unsent_seconds) == (2, 0, None)
+    assert after.last_delivery == clock.now()
+    client.close()
+
+
+def test_a_client_that_is_garbage_leaves_no_thread_and_no_lock(tmp_path: Path) -> None:
+    """Never closed: its thread ends, its drops are written, the next client delivers the rest."""
+    settings = Settings(usage_dir=tmp_path / "usage")
+    client = open_usage_client(settings)
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+    client.put_ai_usage_metric(None)  # type: ignore[arg-type]
+    client.put_ai_usage_metric(None)  # type: ignore[arg-type]
+    (thread,) = drainers()
+    watched = weakref.ref(client)
+    del client
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert watched() is None
+    with open_usage_client(settings) as after:
+        assert stored_ids(after) == ["a"]
+        assert after.dropped().by_reason == {"invalid": 2}
+
+
+def test_the_exit_hook_flushes_and_closes_nothing(
+    open_client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At exit what can be sent is sent; a client that recorded nothing touches nothing."""
+    client, idle, never = open_client(), open_client(), open_client(exit_flush_seconds=0)
+    client.put_ai_usage_metric(make_metric())
+    flushed: list[UsageClient] = []
+    real = UsageClient.flush
+    monkeypatch.setattr(
+        UsageClient, "flush", lambda self, t=30.0: (flushed.append(self), real(self, t))[1]
+    )
+    never.put_ai_usage_metric(make_metric())
+    module._flush_all()
+    assert client in flushed
+    assert idle not in flushed
+    assert never not in flushed
+    assert not client.closed
+    assert client.put_ai_usage_metric(make_metric()) is PutResult.STORED
+
+
+def test_a_forked_child_records_as_itself(open_client: Open) -> None:
+    """Own segment, own counts, own thread; neither process waits for or repeats the other."""
+    client = open_client(drain="thread")
+    client.put_ai_usage_metric(make_metric(request_id="parent"))
+    client.count_dropped("disk")
+    client.count_dropped("disk")
+
+    def child() -> None:
+        assert client.health().recorded == 0
+        assert not drainers()
+        assert client.put_ai_usage_metric(make_metric(request_id="child")) is PutResult.STORED
+        assert len(drainers()) == 1
+
+    assert [in_fork(child) for _ in range(3)] == [0] * 3
+    ids = stored_ids(client)
+    assert sorted(ids) == ["child", "parent"]
+    assert client.dropped().count == 2
+
+
+def test_forks_beside_recording_threads_lose_nothing_and_never_hang(open_client: Open) -> None:
+    """Children forked at any moment of another thread's put and delivery go on."""
+    client = open_client(drain="thread")
+    stop, stored = threading.Event(), []
+
+    def hammer(thread: int) -> None:
+        n = 0
+        while not stop.is_set():
+            metric = make_metric(request_id=f"t{thread}-{n}")
+            assert client.put_ai_usage_metric(metric) is PutResult.STORED
+            stored.append(metric.request_id)
+            n += 1
+            if n % 50 == 0:
+                client.flush(5)
+
+    def child() -> None:
+        metric = make_metric(request_id=f"c{os.getpid()}")
+        assert client.put_ai_usage_metric(metric) is PutResult.STORED
+        assert client.flush(20).pending >= 0
+
+    threads = [threading.Thread(target=hammer, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        codes = [in_fork(child) for _ in range(12)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert codes == [0] * 12
+    ids = stored_ids(client)
+    assert len(ids) == len(set(ids)) == len(stored) + 12
+    assert set(stored) <= set(ids)
+
+
+def test_a_signal_handler_may_record_while_the_client_records_or_drops(client: UsageClient) -> None:
+    """Every path of a put is reentrant: nothing waits for the lock its own thread holds."""
+    inside = 0
+
+    def handler(*_: object) -> None:
+        nonlocal inside
+        inside += 1
+        client.put_ai_usage_metric(make_metric(request_id=f"signal{inside}"))
+        client.count_dropped("disk")
+
+    before = signal.signal(signal.SIGVTALRM, handler)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.001, 0.001)
+    try:
+        for n in range(3000):
+            client.put_ai_usage_metric(make_metric(request_id=f"main{n}"))
+            client.count_dropped("invalid")
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    assert inside > 3
+    ids = stored_ids(client)
+    assert len(ids) == len(set(ids)) == 3000 + inside
+    assert client.dropped().by_reason == {"disk": inside, "invalid": 3000}
