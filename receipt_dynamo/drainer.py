@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 
@@ -36,9 +37,13 @@ class Drainer:
         self.started = False
 
     def start(self) -> None:
-        """Start the thread unless it runs. At interpreter shutdown there is none; that is fine."""
+        """Start the thread unless it runs. At interpreter shutdown there is none; that is fine.
+
+        A finaliser may record that late: Thread.start() would wait for ever for a thread that the
+        interpreter no longer lets run.
+        """
         with self._starting:
-            if self.started:
+            if self.started or sys.is_finalizing():
                 return
             self.started = True
             self._stop.clear()
