@@ -60,12 +60,10 @@ def test_the_background_thread_delivers_and_ends_with_the_client(open_client: Op
     assert not drainers()
     client.put_ai_usage_metric(make_metric())
     assert len(drainers()) == 1
-    deadline = threading.Event()
-    for _ in range(100):
-        if not client.pending():
-            break
-        deadline.wait(0.05)
-    assert client.health().delivered == 1
+    never = threading.Event()
+    while client.health().delivered == 0:  # ends in the test's own time limit
+        never.wait(0.02)
+    assert client.pending() == 0
     client.close()
     assert not drainers()
 
@@ -322,7 +320,7 @@ def test_forks_beside_recording_threads_lose_nothing_and_never_hang(open_client:
 
 def test_a_signal_handler_may_record_while_the_client_records_or_drops(client: UsageClient) -> None:
     """Every path of a put is reentrant: nothing waits for the lock its own thread holds."""
-    inside = 0
+    inside = count = 0
 
     def handler(*_: object) -> None:
         nonlocal inside
@@ -333,13 +331,12 @@ def test_a_signal_handler_may_record_while_the_client_records_or_drops(client: U
     before = signal.signal(signal.SIGVTALRM, handler)
     signal.setitimer(signal.ITIMER_VIRTUAL, 0.001, 0.001)
     try:
-        for n in range(3000):
-            client.put_ai_usage_metric(make_metric(request_id=f"main{n}"))
+        while inside < 10:
+            client.put_ai_usage_metric(make_metric(request_id=f"main{(count := count + 1)}"))
             client.count_dropped("invalid")
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-    assert inside > 3
     ids = stored_ids(client)
-    assert len(ids) == len(set(ids)) == 3000 + inside
-    assert client.dropped().by_reason == {"disk": inside, "invalid": 3000}
+    assert len(ids) == len(set(ids)) == count + inside
+    assert client.dropped().by_reason == {"disk": inside, "invalid": count}
