@@ -16,7 +16,8 @@ import receipt_label
 ROOT = Path(receipt_dynamo.__file__).parent.parent
 HEAVY = (
     "boto3 botocore tenacity asyncio sqlite3 genai_prices click rich openai anthropic "
-    "opentelemetry pydantic httpx requests urllib3 msgspec decimal zoneinfo multiprocessing concurrent.futures"
+    "opentelemetry pydantic httpx requests urllib3 msgspec decimal zoneinfo multiprocessing "
+    "concurrent.futures"
 ).split()
 
 
