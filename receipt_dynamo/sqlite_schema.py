@@ -27,7 +27,7 @@ _VERSION_1 = (
         output_tokens INTEGER, reasoning_tokens INTEGER,
         cost_usd TEXT, unpriced_reason TEXT, failed INTEGER NOT NULL,
         body BLOB NOT NULL,
-        UNIQUE (service, ts, request_id))""",
+        UNIQUE (service, request_id, ts))""",
     "CREATE INDEX IF NOT EXISTS metric_time ON metric (ts)",
     *(
         f"CREATE INDEX IF NOT EXISTS metric_{column} ON metric ({column}, ts) "

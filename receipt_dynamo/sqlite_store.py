@@ -12,9 +12,9 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from typing import Any
 import msgspec
 
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
-from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.errors import StoreBusyError, StoreError
 from receipt_dynamo.files import (
     FileLock,
@@ -31,9 +30,21 @@ from receipt_dynamo.files import (
     secure_directory,
 )
 from receipt_dynamo.fork_gate import ForkGate
+from receipt_dynamo.sqlite_rows import (
+    INSERT_GAP,
+    INSERT_METRIC,
+    SUMMED,
+    Sums,
+    add_local_time,
+    gap_row,
+    group_column,
+    group_order,
+    metric_row,
+    time_of,
+    where,
+)
 from receipt_dynamo.sqlite_schema import MIGRATIONS, prepare
 from receipt_dynamo.store import (
-    DIMENSIONS,
     Batch,
     DroppedSummary,
     UsageQuery,
@@ -41,56 +52,15 @@ from receipt_dynamo.store import (
     WriteOutcome,
     add_exactly,
     check_dimensions,
-    load_timezone,
 )
 
 __all__ = ["SqliteStore"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _BUSY_SECONDS = 10.0
 _ROWS_AT_ONCE = 500
 _gate = ForkGate()
 """Around every stay inside SQLite; a writing connection is within for all of its life."""
-_COLUMNS = (
-    "service ts request_id model operation job_id batch_id github_pr user_id conversation_id "
-    "environment api_calls input_tokens cached_input_tokens cache_write_tokens output_tokens "
-    "reasoning_tokens cost_usd unpriced_reason failed body"
-).split()
-_INSERT = (
-    f"INSERT OR REPLACE INTO metric ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
-    f"VALUES ({', '.join('?' * len(_COLUMNS))})"
-)
-_SUMMED = (
-    "api_calls",
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "api_calls * failed",
-)
-_FILTERS = (
-    "service",
-    "model",
-    "operation",
-    "job_id",
-    "batch_id",
-    "github_pr",
-    "user_id",
-    "conversation_id",
-    "environment",
-)
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def _group_key(value: str | int | None) -> tuple[bool, str | int]:
-    """Sort groups by value, the nameless one last."""
-    return (value is None, "" if value is None else value)
 
 
 class SqliteStore:
@@ -194,11 +164,10 @@ class SqliteStore:
         connection = self._connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_INSERT, [_row(r.metric, r.payload) for r in batch.records])
             connection.executemany(
-                "INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [_gap_row(gap) for gap in batch.gaps],
+                INSERT_METRIC, [metric_row(r.metric, r.payload) for r in batch.records]
             )
+            connection.executemany(INSERT_GAP, [gap_row(gap) for gap in batch.gaps])
             connection.execute(
                 "INSERT OR REPLACE INTO ingest VALUES (?, ?)", (batch.segment, batch.position)
             )
@@ -209,10 +178,36 @@ class SqliteStore:
             raise self._error(error) from error
         return WriteOutcome(acknowledged=len(batch.records))
 
+    @contextmanager
+    def lookup(self) -> Iterator[Callable[[str, str], datetime | None]]:
+        """Yield a function from (service, request id) to the first time recorded under them."""
+        if not check_private_file(self.path):
+            yield lambda _service, _request_id: None
+            return
+        try:
+            connection = self._open_reader()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+        def find(service: str, request_id: str) -> datetime | None:
+            sql = "SELECT min(ts) FROM metric WHERE service = ? AND request_id = ?"
+            try:
+                with _gate:
+                    (found,) = connection.execute(sql, (service, request_id)).fetchone()
+            except sqlite3.Error as error:
+                raise self._error(error) from error
+            return None if found is None else time_of(found)
+
+        try:
+            yield find
+        finally:
+            with _gate:
+                connection.close()
+
     def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:
         """Yield matching metrics, by time. The view is that of the moment of the first ``next``."""
-        where, values = _where(query)
-        sql = f"SELECT body FROM metric {where} ORDER BY ts, seq"  # noqa: S608 - values are bound
+        conditions, values = where(query)
+        sql = f"SELECT body FROM metric {conditions} ORDER BY ts, seq"  # noqa: S608 - values are bound
         for (body,) in self._read(sql, values):
             yield _decode_metric(body)
 
@@ -221,23 +216,23 @@ class SqliteStore:
     ) -> list[UsageSummary]:
         """Return the sums per group; money is added exactly in Python, never by SQL."""
         check_dimensions(by)
-        columns = [_group_column(word) for word in by]
-        where, values = _where(query)
+        columns = [group_column(word) for word in by]
+        conditions, values = where(query)
         keys = ", ".join([*columns, "cost_usd", "unpriced_reason IS NOT NULL"])
-        sums = ", ".join(f"coalesce(sum({column}), 0)" for column in _SUMMED)
-        sql = f"SELECT {keys}, count(*), {sums} FROM metric {where} GROUP BY {keys}"  # noqa: S608
-        groups: dict[tuple[Any, ...], _Sums] = {}
+        sums = ", ".join(f"coalesce(sum({column}), 0)" for column in SUMMED)
+        sql = f"SELECT {keys}, count(*), {sums} FROM metric {conditions} GROUP BY {keys}"  # noqa: S608
+        groups: dict[tuple[Any, ...], Sums] = {}
         width = len(by)
         for row in self._read(sql, values, timezone):
-            groups.setdefault(row[:width], _Sums()).add(*row[width:])
+            groups.setdefault(row[:width], Sums()).add(*row[width:])
         if not by and not groups:
-            groups[()] = _Sums()
-        ordered = sorted(groups, key=lambda key: [_group_key(part) for part in key])
+            groups[()] = Sums()
+        ordered = sorted(groups, key=lambda key: [group_order(part) for part in key])
         return [groups[key].summary(dict(zip(by, key, strict=True))) for key in ordered]
 
     def dropped(self, query: UsageQuery) -> DroppedSummary:
         """Return what was lost, by the time range of ``query``, its service and its model."""
-        where, values = _where(
+        conditions, values = where(
             UsageQuery(
                 since=query.since, until=query.until, service=query.service, model=query.model
             )
@@ -245,7 +240,7 @@ class SqliteStore:
         count = tokens_in = tokens_out = 0
         cost: Decimal | None = None
         reasons: dict[str, int] = {}
-        sql = f"SELECT reason, count, input_tokens, output_tokens, cost_usd FROM gap {where}"  # noqa: S608
+        sql = f"SELECT reason, count, input_tokens, output_tokens, cost_usd FROM gap {conditions}"  # noqa: S608
         for reason, lost, lost_in, lost_out, lost_usd in self._read(sql, values):
             count, tokens_in, tokens_out = count + lost, tokens_in + lost_in, tokens_out + lost_out
             reasons[reason] = reasons.get(reason, 0) + lost
@@ -266,16 +261,10 @@ class SqliteStore:
         try:
             if not check_private_file(self.path):
                 return
-            uri = f"{self.path.absolute().as_uri()}?mode=ro"
-            with closing(_open_reader(uri)) as connection:
-                with _gate:
-                    version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version != len(MIGRATIONS):
-                    with self.exclusive(_BUSY_SECONDS):  # migrates, or says that it is newer
-                        pass
+            with closing(self._open_reader()) as connection:
                 with _gate:
                     if timezone is not None:
-                        _add_local_time(connection, timezone)
+                        add_local_time(connection, timezone)
                     cursor = connection.execute(sql, values)
                     rows = cursor.fetchmany(_ROWS_AT_ONCE)
                 while rows:
@@ -284,6 +273,27 @@ class SqliteStore:
                         rows = cursor.fetchmany(_ROWS_AT_ONCE)
         except (sqlite3.Error, OSError) as error:
             raise self._error(error) from error
+
+    def _open_reader(self) -> sqlite3.Connection:
+        """Return a connection that cannot write. Raises StoreError, sqlite3.Error."""
+        with _gate:
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.execute("PRAGMA query_only = 1")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != len(MIGRATIONS):
+            try:
+                with self.exclusive(_BUSY_SECONDS):  # migrates, or says that it is newer
+                    pass
+            except BaseException:
+                connection.close()
+                raise
+        return connection
 
     def _error(self, error: Exception) -> StoreError:
         return StoreError(f"the store {self.path} cannot be used: {error}")
@@ -299,143 +309,6 @@ class SqliteStore:
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self.path}>"
-
-
-def _open_reader(uri: str) -> sqlite3.Connection:
-    with _gate:
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("PRAGMA query_only = 1")
-    return connection
-
-
-class _Sums:
-    """The running sums of one group."""
-
-    __slots__ = ("cost", "counts", "errors", "unpriced")
-
-    def __init__(self) -> None:
-        self.counts = [0] * 6
-        self.cost: Decimal | None = None
-        self.unpriced = 0
-        self.errors = 0
-
-    def add(self, cost: str | None, unpriced: int, records: int, *sums: int) -> None:
-        if cost is not None:
-            self.cost = add_exactly(self.cost, _times(Decimal(cost), records))
-        if unpriced:
-            self.unpriced += sums[0]
-        self.errors += sums[6]
-        for index in range(6):
-            self.counts[index] += sums[index]
-
-    def summary(self, group: dict[str, str | int | None]) -> UsageSummary:
-        calls, tokens_in, cached, written, tokens_out, reasoning = self.counts
-        return UsageSummary(
-            group=group,
-            calls=calls,
-            input_tokens=tokens_in,
-            cached_input_tokens=cached,
-            cache_write_tokens=written,
-            output_tokens=tokens_out,
-            reasoning_tokens=reasoning,
-            cost_usd=self.cost,
-            unpriced_calls=self.unpriced,
-            errors=self.errors,
-        )
-
-
-def _times(amount: Decimal, count: int) -> Decimal:
-    """Return the exact product of an amount and a count of equal records."""
-    sign, digits, exponent = amount.as_tuple()
-    whole = int("".join(map(str, digits))) * count
-    return Decimal((sign, tuple(map(int, str(whole))), int(exponent)))
-
-
-def _text(amount: Decimal | None) -> str | None:
-    return None if amount is None else str(amount)
-
-
-def _row(metric: AIUsageMetric, payload: bytes) -> tuple[Any, ...]:
-    return (
-        metric.service,
-        _microseconds(metric.timestamp),
-        metric.request_id,
-        metric.model,
-        metric.operation,
-        metric.job_id,
-        metric.batch_id,
-        metric.github_pr,
-        metric.user_id,
-        metric.conversation_id,
-        metric.environment,
-        metric.api_calls,
-        metric.input_tokens,
-        metric.cached_input_tokens,
-        metric.cache_write_tokens,
-        metric.output_tokens,
-        metric.reasoning_tokens,
-        _text(metric.cost_usd),
-        metric.unpriced_reason,
-        int(metric.error is not None),
-        payload,
-    )
-
-
-def _gap_row(gap: Gap) -> tuple[Any, ...]:
-    return (
-        gap.gap,
-        _microseconds(gap.timestamp),
-        gap.reason,
-        gap.service,
-        gap.model,
-        gap.count,
-        gap.input_tokens,
-        gap.output_tokens,
-        _text(gap.cost_usd),
-    )
-
-
-def _where(query: UsageQuery) -> tuple[str, list[object]]:
-    conditions: list[str] = []
-    values: list[object] = []
-    if query.since is not None:
-        conditions.append("ts >= ?")
-        values.append(_microseconds(query.since))
-    if query.until is not None:
-        conditions.append("ts < ?")
-        values.append(_microseconds(query.until))
-    for column in _FILTERS:
-        value = getattr(query, column)
-        if value is not None:
-            conditions.append(f"{column} = ?")
-            values.append(value)
-    if query.unpriced:
-        conditions.append("unpriced_reason IS NOT NULL")
-    return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), values
-
-
-def _group_column(word: str) -> str:
-    if word == "day":
-        return "local_day(ts)"
-    if word == "month":
-        return "substr(local_day(ts), 1, 7)"
-    return DIMENSIONS[word]
-
-
-def _add_local_time(connection: sqlite3.Connection, timezone: str) -> None:
-    """Teach the connection ``local_day(ts)``: the calendar day of a time, in ``timezone``."""
-    zone = load_timezone(timezone)
-
-    def local_day(microseconds: int) -> str:
-        time = _EPOCH + timedelta(microseconds=microseconds)
-        try:
-            return time.astimezone(zone).date().isoformat()
-        except OverflowError:  # within a day of the year 1 or 9999: the day of UTC
-            return time.date().isoformat()
-
-    connection.create_function("local_day", 1, local_day, deterministic=True)
 
 
 _stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -302,6 +302,14 @@ class UsageClient:
             last_record=counters.last_record,
             last_error=counters.last_error,
         )
+
+    def lookup(self) -> AbstractContextManager[Callable[[str, str], datetime | None]]:
+        """Give a function from (service, request id) to the first time recorded under them.
+
+        For importers: a reply that carries no time of its own keeps the one it has. Sees what is in
+        the store, not what the spool holds. Raises StoreError.
+        """
+        return self._store.lookup()
 
     def query(self, query: UsageQuery | None = None) -> Iterator[AIUsageMetric]:
         """Yield the metrics that match, by time. Takes in the spool first. Raises StoreError."""

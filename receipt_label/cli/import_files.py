@@ -62,6 +62,7 @@ def command(
 
     bad_lines = _BadLines()
     with open_client() as client:
+        before = _calls(client)
         tracker = AIUsageTracker(client, strict=True)
         importer = ReplyImporter(
             tracker, service=service, operation=operation, at=time, on_bad=bad_lines.add
@@ -77,10 +78,11 @@ def command(
         except StoreError:
             note(f"kept in the spool for the next command: {counted(client.pending(), 'record')}")
             raise
-        unpriced = _unpriced_calls(client)
-    _say(tallies, unpriced)
+        new = _calls(client) - before
+        unpriced = _calls(client, unpriced=True)
+    _say(tallies, new, unpriced)
     if as_json:
-        write_json(_as_json(tallies, bad_lines.shown, unpriced))
+        write_json(_as_json(tallies, bad_lines.shown, new, unpriced))
     return 0 if all(tally.is_fine for tally in tallies) else 1
 
 
@@ -118,22 +120,28 @@ def _import_file(importer: ReplyImporter, file: str, tally: FileTally) -> None:
         note(f"{tally.file}: {error}")
 
 
-def _unpriced_calls(client: UsageClient) -> int:
-    """Return how many calls in the whole store have no price."""
+def _calls(client: UsageClient, *, unpriced: bool = False) -> int:
+    """Return how many calls the whole store holds: all, or those without a price."""
     from receipt_dynamo import UsageQuery
 
-    return client.summarize(UsageQuery(unpriced=True))[0].calls
+    return client.summarize(UsageQuery(unpriced=unpriced))[0].calls
 
 
 def _skipped(tallies: list[FileTally]) -> Counter[str]:
     return sum((tally.skipped for tally in tallies), Counter[str]())
 
 
-def _say(tallies: list[FileTally], unpriced: int) -> None:
-    """Print the summary on standard error."""
+def _say(tallies: list[FileTally], new: int, unpriced: int) -> None:
+    """Print the summary on standard error.
+
+    Replies and new calls differ where a call was seen before, or had another inside it.
+    """
     recorded = sum(tally.recorded for tally in tallies)
-    replies = counted(recorded, "reply", "replies")
-    parts = [f"{replies} recorded (the same call seen again counts once)"]
+    inside = sum(tally.inside for tally in tallies)
+    parts = [f"{counted(recorded, 'reply', 'replies')} recorded"]
+    if inside:
+        parts[0] += f" with {counted(inside, 'further call')} inside"
+    parts[0] += f": {counted(max(0, new), 'call')} new in the store (seen again counts once)"
     skipped = _skipped(tallies)
     if skipped:
         reasons = ", ".join(
@@ -167,10 +175,12 @@ def _say_dated(tally: FileTally) -> None:
 
 
 def _as_json(
-    tallies: list[FileTally], bad_lines: list[dict[str, str]], unpriced: int
+    tallies: list[FileTally], bad_lines: list[dict[str, str]], new: int, unpriced: int
 ) -> dict[str, Any]:
     return {
         "recorded": sum(tally.recorded for tally in tallies),
+        "inside": sum(tally.inside for tally in tallies),
+        "new_calls_in_store": max(0, new),
         "skipped": dict(sorted(_skipped(tallies).items())),
         "bad": sum(tally.bad for tally in tallies),
         "dropped": sum(tally.dropped for tally in tallies),

@@ -28,15 +28,19 @@ _PROGRESS_EVERY = 64  # lines
 class FileTally:
     """What became of the lines of one file. ``fault``: why the file as a whole could not be read.
 
-    ``dated_by_file`` counts records whose time is that of the file, for want of any other.
+    ``inside`` counts calls that a vendor made inside those recorded. ``dated_by_file`` counts
+    records whose time is that of the file, for want of any other; ``told_apart_by_time`` those
+    among them without an id of the vendor's, so that another time would make another record.
     """
 
     file: str
     recorded: int = 0
+    inside: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     bad: int = 0
     dropped: int = 0
     dated_by_file: int = 0
+    told_apart_by_time: int = 0
     file_time: datetime | None = None
     is_piped: bool = False
     fault: str | None = None
@@ -70,6 +74,8 @@ class ReplyImporter:
         self._at = at
         self._on_bad = on_bad
         self._waiting = 0
+        self._recorded: Callable[[str, str], datetime | None] = lambda _service, _id: None
+        self._times: dict[tuple[str, str], datetime] = {}  # given since the last take_in
 
     def run(
         self, source: Source, tally: FileTally, progress: Callable[[int], None] | None = None
@@ -82,10 +88,12 @@ class ReplyImporter:
         tally.file_time = source.modified
         tally.is_piped = source.size is None
         repeats: Counter[str] = Counter()
-        for number, item in enumerate(read_items(source), 1):
-            self._take(item, tally, repeats)
-            if progress is not None and number % _PROGRESS_EVERY == 0:
-                progress(source.position)
+        with self._tracker.client.lookup() as recorded:
+            self._recorded = recorded
+            for number, item in enumerate(read_items(source), 1):
+                self._take(item, tally, repeats)
+                if progress is not None and number % _PROGRESS_EVERY == 0:
+                    progress(source.position)
         if progress is not None:
             progress(source.position)
 
@@ -103,6 +111,7 @@ class ReplyImporter:
             self._on_bad(f"{tally.file}{item.place}", reason)
         if self._waiting >= _TAKE_IN_EVERY:
             self._waiting = 0
+            self._times.clear()
             self._tracker.client.take_in()
 
     def _record(self, value: object, tally: FileTally, repeats: Counter[str]) -> None:
@@ -118,18 +127,36 @@ class ReplyImporter:
         if isinstance(reply, Skipped):
             tally.skipped[reply.reason] += 1
             return
-        undated = reply.created is None and entry.timestamp is None and self._at is None
+        known = self._known_time(reply)
+        undated = known is None and reply.created is None and (entry.timestamp or self._at) is None
+        time = known or entry.timestamp or self._at or tally.file_time
         result = self._tracker.record_reply(
             reply,
             fallback_request_id=_fallback_id(reply, value, repeats),
-            fallback_timestamp=entry.timestamp or self._at or tally.file_time,
+            fallback_timestamp=time,
         )
         if result is PutResult.DROPPED:
             tally.dropped += 1
             return
         tally.recorded += 1
+        tally.inside += len(reply.also)
         tally.dated_by_file += undated
+        tally.told_apart_by_time += undated and request_id_of(reply) is None
         self._waiting += 1
+        if time is not None and (request_id := request_id_of(reply)):
+            self._times[reply.service, request_id] = time
+
+    def _known_time(self, reply: Reply) -> datetime | None:
+        """Return the time under which a reply without one is recorded already, else None.
+
+        The vendor's own id says that it is the same call: it must not count again because its file
+        was touched or has grown, or because a pipeline recorded it before.
+        """
+        request_id = request_id_of(reply)
+        if reply.created is not None or request_id is None:
+            return None
+        key = (reply.service, request_id)
+        return self._times.get(key) or self._recorded(*key)
 
 
 def _fallback_id(reply: Reply, value: object, repeats: Counter[str]) -> str | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from receipt_dynamo import Settings, open_usage_client
+from receipt_label import AIUsageTracker
 from receipt_label.importers import replies as importing
 
 Reply = Callable[..., dict[str, Any]]
@@ -58,7 +60,10 @@ def test_the_sample_imports_without_a_fault_and_twice_changes_nothing(run: Run) 
     second = run("import", SAMPLE, "--json")
 
     assert (first.code, second.code) == (0, 0)
-    assert first.json == second.json
+    assert first.json["new_calls_in_store"] == 154
+    assert second.json["new_calls_in_store"] == 0
+    assert second.json["recorded"] == first.json["recorded"]
+    assert second.json["skipped"] == first.json["skipped"]
     assert first.json["bad"] == first.json["dropped"] == 0
     lines_of_file = len(SAMPLE.read_bytes().splitlines())
     assert first.json["recorded"] + sum(first.json["skipped"].values()) == lines_of_file
@@ -325,6 +330,8 @@ def test_the_summary_as_json(run: Run, lines: Lines, reply: Reply) -> None:
     assert ran.code == 1
     assert ran.json == {
         "recorded": 2,
+        "inside": 0,
+        "new_calls_in_store": 2,
         "skipped": {"not_finished": 1},
         "bad": 1,
         "dropped": 0,
@@ -385,3 +392,39 @@ def test_a_long_file_is_taken_in_as_it_is_read(
 
     assert max(waiting) < 10
     assert len(exported(run)) == 45
+
+
+def test_a_reply_without_a_time_keeps_the_one_it_has(
+    run: Run, tmp_path: Path, reply: Reply
+) -> None:
+    """A log that has grown, or was touched, counts no call again that has a vendor's id."""
+    log = tmp_path / "log.jsonl"
+    first, second = (
+        json.dumps(reply(id=f"msg_0123456789abcdefgh{n}", created=None)) for n in (1, 2)
+    )
+    log.write_text(f"{first}\n")
+    os.utime(log, (1_700_000_000, 1_700_000_000))
+    run("import", log)
+    log.write_text(f"{first}\n{second}\n")
+    os.utime(log, (1_700_100_000, 1_700_100_000))
+    again = run("import", log, "--json")
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(f"{second}\n{first}\n")
+    third = run("import", copy, log, "--json")
+
+    assert again.json["new_calls_in_store"] == again.json["dated_by_file"] == 1
+    assert third.json["new_calls_in_store"] == third.json["dated_by_file"] == 0
+    assert len(exported(run)) == 2
+
+
+def test_what_a_pipeline_recorded_is_not_counted_again(
+    run: Run, usage_dir: Path, lines: Lines, reply: Reply
+) -> None:
+    """A reply that a tracker recorded under its own time is found by its id in a log."""
+    body = reply(id="msg_0123456789abcdefghij", created=None)
+    client = open_usage_client(Settings(usage_dir=usage_dir))
+    with AIUsageTracker(client, strict=True) as tracker:
+        tracker.record_response(body)
+    client.close()
+
+    assert run("import", lines(body), "--json").json["new_calls_in_store"] == 0

@@ -1,0 +1,211 @@
+"""What the embedded store's SQL is made of: rows from metrics, conditions from queries, sums."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
+from receipt_dynamo.entities.gap import Gap
+from receipt_dynamo.store import (
+    DIMENSIONS,
+    UsageQuery,
+    UsageSummary,
+    add_exactly,
+    load_timezone,
+)
+
+__all__ = [
+    "INSERT_GAP",
+    "INSERT_METRIC",
+    "SUMMED",
+    "Sums",
+    "add_local_time",
+    "gap_row",
+    "group_column",
+    "group_order",
+    "metric_row",
+    "time_of",
+    "where",
+]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_COLUMNS = (
+    "service ts request_id model operation job_id batch_id github_pr user_id conversation_id "
+    "environment api_calls input_tokens cached_input_tokens cache_write_tokens output_tokens "
+    "reasoning_tokens cost_usd unpriced_reason failed body"
+).split()
+INSERT_METRIC = (
+    f"INSERT OR REPLACE INTO metric ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
+    f"VALUES ({', '.join('?' * len(_COLUMNS))})"
+)
+SUMMED = (
+    "api_calls",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "api_calls * failed",
+)
+_FILTERS = (
+    "service",
+    "model",
+    "operation",
+    "job_id",
+    "batch_id",
+    "github_pr",
+    "user_id",
+    "conversation_id",
+    "environment",
+)
+INSERT_GAP = "INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def group_order(value: str | int | None) -> tuple[bool, str | int]:
+    """Sort groups by value, the nameless one last."""
+    return (value is None, "" if value is None else value)
+
+
+class Sums:
+    """The running sums of one group."""
+
+    __slots__ = ("cost", "counts", "errors", "unpriced")
+
+    def __init__(self) -> None:
+        self.counts = [0] * 6
+        self.cost: Decimal | None = None
+        self.unpriced = 0
+        self.errors = 0
+
+    def add(self, cost: str | None, unpriced: int, records: int, *sums: int) -> None:
+        if cost is not None:
+            self.cost = add_exactly(self.cost, _times(Decimal(cost), records))
+        if unpriced:
+            self.unpriced += sums[0]
+        self.errors += sums[6]
+        for index in range(6):
+            self.counts[index] += sums[index]
+
+    def summary(self, group: dict[str, str | int | None]) -> UsageSummary:
+        calls, tokens_in, cached, written, tokens_out, reasoning = self.counts
+        return UsageSummary(
+            group=group,
+            calls=calls,
+            input_tokens=tokens_in,
+            cached_input_tokens=cached,
+            cache_write_tokens=written,
+            output_tokens=tokens_out,
+            reasoning_tokens=reasoning,
+            cost_usd=self.cost,
+            unpriced_calls=self.unpriced,
+            errors=self.errors,
+        )
+
+
+def _times(amount: Decimal, count: int) -> Decimal:
+    """Return the exact product of an amount and a count of equal records."""
+    sign, digits, exponent = amount.as_tuple()
+    whole = int("".join(map(str, digits))) * count
+    return Decimal((sign, tuple(map(int, str(whole))), int(exponent)))
+
+
+def time_of(microseconds: int) -> datetime:
+    """Return the aware time of a ``ts``."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _text(amount: Decimal | None) -> str | None:
+    return None if amount is None else str(amount)
+
+
+def metric_row(metric: AIUsageMetric, payload: bytes) -> tuple[Any, ...]:
+    """Return the values of INSERT_METRIC."""
+    return (
+        metric.service,
+        _microseconds(metric.timestamp),
+        metric.request_id,
+        metric.model,
+        metric.operation,
+        metric.job_id,
+        metric.batch_id,
+        metric.github_pr,
+        metric.user_id,
+        metric.conversation_id,
+        metric.environment,
+        metric.api_calls,
+        metric.input_tokens,
+        metric.cached_input_tokens,
+        metric.cache_write_tokens,
+        metric.output_tokens,
+        metric.reasoning_tokens,
+        _text(metric.cost_usd),
+        metric.unpriced_reason,
+        int(metric.error is not None),
+        payload,
+    )
+
+
+def gap_row(gap: Gap) -> tuple[Any, ...]:
+    """Return the values of INSERT_GAP."""
+    return (
+        gap.gap,
+        _microseconds(gap.timestamp),
+        gap.reason,
+        gap.service,
+        gap.model,
+        gap.count,
+        gap.input_tokens,
+        gap.output_tokens,
+        _text(gap.cost_usd),
+    )
+
+
+def where(query: UsageQuery) -> tuple[str, list[object]]:
+    """Return the WHERE clause of a query, empty where it has none, and the values to bind."""
+    conditions: list[str] = []
+    values: list[object] = []
+    if query.since is not None:
+        conditions.append("ts >= ?")
+        values.append(_microseconds(query.since))
+    if query.until is not None:
+        conditions.append("ts < ?")
+        values.append(_microseconds(query.until))
+    for column in _FILTERS:
+        value = getattr(query, column)
+        if value is not None:
+            conditions.append(f"{column} = ?")
+            values.append(value)
+    if query.unpriced:
+        conditions.append("unpriced_reason IS NOT NULL")
+    return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), values
+
+
+def group_column(word: str) -> str:
+    """Return the SQL behind a word of DIMENSIONS."""
+    if word == "day":
+        return "local_day(ts)"
+    if word == "month":
+        return "substr(local_day(ts), 1, 7)"
+    return DIMENSIONS[word]
+
+
+def add_local_time(connection: sqlite3.Connection, timezone: str) -> None:
+    """Teach the connection ``local_day(ts)``: the calendar day of a time, in ``timezone``."""
+    zone = load_timezone(timezone)
+
+    def local_day(microseconds: int) -> str:
+        time = time_of(microseconds)
+        try:
+            return time.astimezone(zone).date().isoformat()
+        except OverflowError:  # within a day of the year 1 or 9999: the day of UTC
+            return time.date().isoformat()
+
+    connection.create_function("local_day", 1, local_day, deterministic=True)
