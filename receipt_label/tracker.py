@@ -423,9 +423,11 @@ def _believable(count: object) -> int:
 
 
 def _believable_money(amount: object) -> Decimal | None:
-    if isinstance(amount, Decimal) and amount.is_finite() and 0 <= amount < 10**12:
-        return amount
-    return None
+    try:
+        money = amount if isinstance(amount, Decimal) else Decimal(str(amount))
+    except ArithmeticError:
+        return None
+    return money if money.is_finite() and 0 <= money < 10**12 else None
 
 
 def _caller() -> str:

@@ -178,7 +178,7 @@ def _check_tokens(metric: AIUsageMetric) -> None:
             f"reasoning_tokens={reasoning} is more than output_tokens={tokens_out}: "
             "output includes reasoning"
         )
-    total = _count(metric, "total_tokens")
+    total = _count(metric, "total_tokens", 2 * checks.MAX_COUNT)
     if tokens_in is not None and tokens_out is not None:
         expected = tokens_in + tokens_out
         if total is None:
@@ -197,10 +197,10 @@ def _check_tokens(metric: AIUsageMetric) -> None:
         force_setattr(metric, "usage_details", frozen or _NOTHING)
 
 
-def _count(metric: AIUsageMetric, name: str) -> int | None:
+def _count(metric: AIUsageMetric, name: str, limit: int = checks.MAX_COUNT) -> int | None:
     """Return a checked count, kept as a plain int: numpy's and enums' cannot be encoded."""
     value = getattr(metric, name)
-    count = checks.check_count(name, value)
+    count = checks.check_count(name, value, limit)
     if count is not value:
         force_setattr(metric, name, count)
     return count

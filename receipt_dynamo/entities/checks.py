@@ -86,17 +86,17 @@ def check_service(value: object) -> str:
     return service
 
 
-def check_count(field: str, value: object) -> int | None:
-    """Return a whole number from 0 to MAX_COUNT, or None."""
+def check_count(field: str, value: object, limit: int = MAX_COUNT) -> int | None:
+    """Return a whole number from 0 to ``limit``, or None."""
     if type(value) is int:
-        if 0 <= value <= MAX_COUNT:
+        if 0 <= value <= limit:
             return value
-        remedy = "a count is never negative" if value < 0 else f"at most {MAX_COUNT} is kept"
+        remedy = "a count is never negative" if value < 0 else f"at most {limit} is kept"
         raise ValueError(f"{field}={shown(value)} is out of range: {remedy}")
     if value is None:
         return None
     if not isinstance(value, bool) and hasattr(value, "__index__"):  # numpy's integers, IntEnum
-        return check_count(field, int(operator.index(value)))
+        return check_count(field, int(operator.index(value)), limit)
     raise ValueError(
         f"{field}={shown(value)} is no whole number: pass an int of 0 or more, or None"
     )

@@ -38,6 +38,7 @@ _COUNTS = frozenset(name for name in _FIELDS if name.endswith("_tokens")) | {
     "api_calls",
     "github_pr",
 }
+_WHOLE = 2**64
 _REQUIRED = ("service", "model", "operation", "timestamp", "request_id")
 
 
@@ -64,7 +65,8 @@ def to_item(metric: AIUsageMetric) -> dict[str, Any]:
 
 def _to_dynamo(value: Any) -> Any:
     if isinstance(value, float):
-        return Decimal(repr(value))
+        # A large whole float is written out in full: its shortest form stands for another integer.
+        return Decimal(int(value) if value.is_integer() and abs(value) < _WHOLE else repr(value))
     if isinstance(value, dict):
         return {key: _to_dynamo(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -104,7 +106,7 @@ def _from_dynamo(name: str, attribute: str, value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
-        whole = value == value.to_integral_value() and -(2**63) <= value < 2**64
+        whole = value == value.to_integral_value() and -(2**63) <= value < _WHOLE
         return int(value) if whole else float(value)
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
