@@ -16,9 +16,9 @@ export PYTHON
 run:
 	@tools/setup.sh run
 	@$(DEMO) import --at 2026-08-31 $(SAMPLE)
-	@$(DEMO) report
+	@$(DEMO) report --by service
 	@echo
-	@echo "These are $$(wc -l < $(SAMPLE) | tr -d ' ') recorded replies; the store is .demo/usage.db. More, by day and model:"
+	@echo "These are $$(wc -l < $(SAMPLE) | tr -d ' ') recorded replies; the store is .demo/usage.db. By day and model:"
 	@echo "  RECEIPT_USAGE_DIR=.demo $(BIN)/receipt-usage report --by day,model"
 
 test: lint types unit
