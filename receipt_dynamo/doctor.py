@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +28,11 @@ _NETWORK = frozenset(
     "fuse.s3fs fuse.gcsfuse fuse.rclone fuse.glusterfs".split()
 )
 _MEMORY = frozenset({"tmpfs", "ramfs"})
+_NO_FILES = frozenset(
+    "proc sysfs cgroup cgroup2 devpts securityfs debugfs tracefs bpf pstore mqueue efivarfs "
+    "configfs fusectl binfmt_misc autofs selinuxfs".split()
+)
+"""The kernel's own file systems: root may seem to be allowed to write there, and cannot."""
 _LITTLE_SPACE = 64 << 20  # bytes
 _FIXED_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 """These mend the WAL-reset bug of 3.7.0 to 3.51.2: two branches, and all from the last on."""
@@ -83,28 +89,57 @@ def _versions() -> Iterator[Finding]:
 
 
 def _directory(directory: Path) -> Iterator[Finding]:
+    try:
+        existing = _nearest_existing(directory)
+        finding = _missing(directory, existing) if existing != directory else _present(directory)
+    except OSError as error:
+        yield Finding("fault", "directory", f"{directory} cannot be looked at: {error.strerror}")
+        return
+    yield finding
+    if finding.mark != "fault":
+        yield _file_system(existing)
+
+
+def _nearest_existing(directory: Path) -> Path:
+    """Return ``directory``, or the nearest directory above it that is there."""
     existing = directory
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
-    if existing != directory:
-        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-            yield Finding("ok", "directory", f"{directory} is not there yet; it will be created")
-        else:
-            yield Finding(
-                "fault", "directory", f"{directory} cannot be created: {existing} is not writable"
-            )
-            return
-    else:
-        try:
-            secure_directory(directory)
-        except UsageError as error:
-            yield Finding("fault", "directory", str(error))
-            return
-        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-            yield Finding("fault", "directory", f"{directory} cannot be written. Run: chmod u+rwx")
-            return
-        yield Finding("ok", "directory", f"{directory}, yours alone")
-    yield _file_system(existing)
+    return existing
+
+
+def _missing(directory: Path, parent: Path) -> Finding:
+    """Say whether a directory that is not there yet can be made in ``parent``, and safely."""
+    holds_files = file_system_of(parent.resolve()) not in _NO_FILES
+    if not parent.is_dir() or not holds_files or not os.access(parent, os.W_OK | os.X_OK):
+        why = f"{parent} is not writable" if parent.is_dir() else f"{parent} is no directory"
+        return Finding(
+            "fault",
+            "directory",
+            f"{directory} cannot be created: {why}. Set RECEIPT_USAGE_DIR to a directory of yours",
+        )
+    status = parent.stat()
+    others = stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    foreign = status.st_uid not in (0, os.geteuid())
+    if foreign or (others and not status.st_mode & stat.S_ISVTX):
+        return Finding(
+            "warn",
+            "directory",
+            f"{directory} will be created in {parent}, where others can replace it",
+        )
+    return Finding("ok", "directory", f"{directory} is not there yet; it will be created")
+
+
+def _present(directory: Path) -> Finding:
+    try:
+        secure_directory(directory)
+    except UsageError as error:
+        return Finding("fault", "directory", str(error))
+    if file_system_of(directory.resolve()) in _NO_FILES:
+        return Finding("fault", "directory", f"{directory} holds no files. Set RECEIPT_USAGE_DIR")
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        return Finding("fault", "directory", f"{directory} cannot be written. Run: chmod u+rwx")
+    return Finding("ok", "directory", f"{directory}, yours alone")
 
 
 def _file_system(directory: Path) -> Finding:

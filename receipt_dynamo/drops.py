@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from receipt_dynamo.entities.checks import check_money
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.entities.request_id import mint_request_id
 from receipt_dynamo.store import add_exactly
@@ -47,9 +48,11 @@ class DropTally:
     ) -> int:
         """Count one lost record; return how many were lost for this reason since the start.
 
-        A name too long for any metric is left out: a gap has to fit into the spool.
+        A name too long for any metric is left out, for a gap has to fit into the spool, and so is
+        an amount that no metric could have.
         """
-        service, model = _name(service), _name(model)
+        service, model = _name(service and service.lower()), _name(model)
+        cost_usd = _amount(cost_usd)
         with self._lock:
             lost = self._unwritten.setdefault((reason, service, model), _Lost())
             lost.count += 1
@@ -98,4 +101,14 @@ class DropTally:
 
 
 def _name(text: str | None) -> str | None:
-    return text if text is None or len(text) <= _NAME_CHARACTERS else None
+    """Return a service or model as metrics have it, or None."""
+    if text is None or len(text) > _NAME_CHARACTERS:
+        return None
+    return text.strip() or None
+
+
+def _amount(cost: Decimal | None) -> Decimal | None:
+    try:
+        return check_money("cost_usd", cost)
+    except ValueError:
+        return None

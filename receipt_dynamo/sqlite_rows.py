@@ -29,6 +29,7 @@ __all__ = [
     "metric_row",
     "time_of",
     "where",
+    "where_lost",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -170,14 +171,7 @@ def gap_row(gap: Gap) -> tuple[Any, ...]:
 
 def where(query: UsageQuery) -> tuple[str, list[object]]:
     """Return the WHERE clause of a query, empty where it has none, and the values to bind."""
-    conditions: list[str] = []
-    values: list[object] = []
-    if query.since is not None:
-        conditions.append("ts >= ?")
-        values.append(_microseconds(query.since))
-    if query.until is not None:
-        conditions.append("ts < ?")
-        values.append(_microseconds(query.until))
+    conditions, values = _times_between(query)
     for column in _FILTERS:
         value = getattr(query, column)
         if value is not None:
@@ -186,6 +180,30 @@ def where(query: UsageQuery) -> tuple[str, list[object]]:
     if query.unpriced:
         conditions.append("unpriced_reason IS NOT NULL")
     return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), values
+
+
+def where_lost(query: UsageQuery) -> tuple[str, list[object]]:
+    """Return the WHERE clause for gaps. A loss of which the service or model is not known counts
+    for each of them."""
+    conditions, values = _times_between(query)
+    for column in ("service", "model"):
+        value = getattr(query, column)
+        if value is not None:
+            conditions.append(f"({column} = ? OR {column} IS NULL)")
+            values.append(value)
+    return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), values
+
+
+def _times_between(query: UsageQuery) -> tuple[list[str], list[object]]:
+    conditions: list[str] = []
+    values: list[object] = []
+    if query.since is not None:
+        conditions.append("ts >= ?")
+        values.append(_microseconds(query.since))
+    if query.until is not None:
+        conditions.append("ts < ?")
+        values.append(_microseconds(query.until))
+    return conditions, values
 
 
 def group_column(word: str) -> str:

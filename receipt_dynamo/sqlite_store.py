@@ -42,6 +42,7 @@ from receipt_dynamo.sqlite_rows import (
     metric_row,
     time_of,
     where,
+    where_lost,
 )
 from receipt_dynamo.sqlite_schema import MIGRATIONS, prepare
 from receipt_dynamo.store import (
@@ -232,11 +233,7 @@ class SqliteStore:
 
     def dropped(self, query: UsageQuery) -> DroppedSummary:
         """Return what was lost, by the time range of ``query``, its service and its model."""
-        conditions, values = where(
-            UsageQuery(
-                since=query.since, until=query.until, service=query.service, model=query.model
-            )
-        )
+        conditions, values = where_lost(query)
         count = tokens_in = tokens_out = 0
         cost: Decimal | None = None
         reasons: dict[str, int] = {}

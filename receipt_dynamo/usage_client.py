@@ -67,6 +67,7 @@ class _Machinery:
     clock: Clock
     counters: _Counters = field(default_factory=_Counters)
     delivering: threading.Lock = field(default_factory=threading.Lock)
+    deliverer: int | None = None
     last_gap: float = float("-inf")
 
     def write_gaps(self) -> None:
@@ -97,9 +98,12 @@ class _Machinery:
     ) -> DeliveryReport:
         """Drain the spool in the calling thread."""
         left = max(0.0, deadline - self.clock.monotonic())
+        if self.deliverer == threading.get_ident():  # a signal handler within a delivery
+            return DeliveryReport()
         if not self.delivering.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
             return DeliveryReport()
         try:
+            self.deliverer = threading.get_ident()
             report = self.delivery.run(deadline, progress)
             counters = self.counters
             counters.delivered += report.delivered
@@ -110,6 +114,7 @@ class _Machinery:
             counters.last_error = None
             return report
         finally:
+            self.deliverer = None
             self.delivering.release()
 
     def note_error(self, error: Exception) -> None:
@@ -122,6 +127,7 @@ class _Machinery:
     def forget_after_fork(self) -> None:
         """New locks and counters in a child; the parent's tally stays the parent's."""
         self.delivering = threading.Lock()
+        self.deliverer = None
         self.drops = DropTally()
         self.counters = _Counters()
 
@@ -207,18 +213,22 @@ class UsageClient:
             output_tokens=output_tokens,
             cost_usd=cost_usd,
         )
-        if self._clock.monotonic() - machinery.last_gap >= _GAP_SECONDS:
-            machinery.write_gaps()
-            if self._closed:
-                machinery.writer.seal()
+        with suppress(Exception):  # counted above; written with the next gap
+            if self._clock.monotonic() - machinery.last_gap >= _GAP_SECONDS:
+                machinery.write_gaps()
+                if self._closed:
+                    machinery.writer.seal()
         return PutResult.DROPPED
 
     def _drop(self, reason: str, metric: object, error: Exception | None = None) -> PutResult:
-        seen = self._machinery.drops.by_reason().get(reason, 0)
-        if seen == 0:
+        answer = self._count(reason, metric)
+        if self._machinery.drops.by_reason().get(reason) == 1:
             with suppress(Exception):  # a log handler of the pipeline's may raise
                 cause = f": {error}" if error is not None else ""
                 _log.error("a usage record was dropped (%s)%s. Drops are counted.", reason, cause)
+        return answer
+
+    def _count(self, reason: str, metric: object) -> PutResult:
         if not isinstance(metric, AIUsageMetric):
             return self.count_dropped(reason)
         return self.count_dropped(
@@ -251,6 +261,13 @@ class UsageClient:
             machinery.note_error(error)
         pending = 0 if report.finished else self.pending()
         return FlushReport(delivered=report.delivered, pending=pending, dead=report.dead)
+
+    def exit_flush(self) -> None:
+        """What the exit hook does: write what was lost, deliver for as long as settings allow."""
+        with suppress(Exception):
+            self._machinery.write_gaps()
+            if self.settings.exit_flush_seconds > 0:
+                self.flush(self.settings.exit_flush_seconds)
 
     def pending(self) -> int:
         """Return how many records of this destination wait in the spool, for all processes."""
@@ -412,9 +429,8 @@ _clients: weakref.WeakSet[UsageClient] = weakref.WeakSet()
 def _flush_all() -> None:
     """At exit, send what can be sent in time. Nothing is closed, nothing depends on it."""
     for client in list(_clients):
-        seconds = client.settings.exit_flush_seconds
-        if seconds > 0 and client.has_recorded():
-            client.flush(seconds)
+        if client.has_recorded():
+            client.exit_flush()
 
 
 def _forget_all() -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -147,8 +148,7 @@ class AIUsageTracker:
         where an argument is missing. Thread-safe; raises nothing unless ``strict``.
         """
         try:
-            if self._closed:
-                return self._refuse_closed()
+            self._check_open()
             merged = {**self._defaults, **contexts.current()}
             metadata = _merged_metadata(merged.pop("metadata", None), metadata)
             for name, value in fields.items():
@@ -220,8 +220,6 @@ class AIUsageTracker:
         ``fields`` as in ``record``. Raises nothing unless ``strict``.
         """
         try:
-            if self._closed:
-                return self._refuse_closed()
             reply = read_reply(
                 response,
                 url=url,
@@ -255,8 +253,7 @@ class AIUsageTracker:
         Raises nothing unless ``strict``.
         """
         try:
-            if self._closed:
-                return self._refuse_closed()
+            self._check_open()
             merged = {**self._defaults, **contexts.current()}
             merged["metadata"] = _merged_metadata(merged.get("metadata"), metadata)
             for name, value in fields.items():
@@ -285,11 +282,9 @@ class AIUsageTracker:
         answers = self._client.put_ai_usage_metrics(metrics)
         return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
 
-    def _refuse_closed(self) -> PutResult:
-        if self.strict:
+    def _check_open(self) -> None:
+        if self._closed:
             raise TrackerClosedError("this tracker is closed: record before close()")
-        self._log_fault("a call was recorded after close(); it is dropped and counted")
-        return self._client.count_dropped("closed")
 
     def _refuse(
         self,
@@ -301,17 +296,22 @@ class AIUsageTracker:
         cost_usd: object = None,
     ) -> PutResult:
         """Count a record that cannot be made, with what can be believed of its figures."""
+        if self._closed and not isinstance(error, TrackerClosedError):
+            error = TrackerClosedError(f"this tracker is closed; besides, {error}")
         if self.strict:
             raise error
-        self._log_fault(f"a call could not be recorded: {error}. It is dropped and counted")
-        return self._client.count_dropped(
-            "invalid",
+        answer = self._client.count_dropped(
+            "closed" if self._closed else "invalid",
             service=service if isinstance(service, str) and service.isprintable() else None,
             model=model if isinstance(model, str) and model.isprintable() else None,
             input_tokens=_believable(input_tokens),
             output_tokens=_believable(output_tokens),
             cost_usd=_believable_money(cost_usd),
         )
+        with suppress(Exception):  # an error without text, a log handler that raises
+            reason = str(error).rstrip(".")
+            self._log_fault(f"a call could not be recorded: {reason}. It is dropped and counted")
+        return answer
 
     def _log_fault(self, what: str) -> None:
         """Log each distinct fault once, with the line of the caller."""
@@ -321,7 +321,8 @@ class AIUsageTracker:
             if key in self._faults or len(self._faults) >= _MAX_FAULTS:
                 return
             self._faults.add(key)
-        _log.error("%s (%s)", what, place)
+        with suppress(Exception):  # a log handler of the pipeline's may raise
+            _log.error("%s (%s)", what, place)
 
     def _forget_after_fork(self) -> None:
         """Take new locks in a child: a thread of the parent's may have held the old ones."""
@@ -362,7 +363,7 @@ class AIUsageTracker:
 
 
 _books: dict[tuple[Path | None, int], PriceBook] = {}
-_books_lock = threading.Lock()
+_books_lock = threading.RLock()  # a signal handler may make a tracker within it
 
 
 def _load_book(given: PriceBook | Path | str | None, setting: Path | None) -> PriceBook:
@@ -445,6 +446,8 @@ _trackers: weakref.WeakSet[AIUsageTracker] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
+    global _books_lock  # noqa: PLW0603 - a thread of the parent's may have held the old one
+    _books_lock = threading.RLock()
     for tracker in list(_trackers):
         tracker._forget_after_fork()  # noqa: SLF001 - the same module
 

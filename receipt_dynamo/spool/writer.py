@@ -47,6 +47,9 @@ class SpoolWriter:
         self._size = 0
         self._torn = False
         self._dirty = False
+        self._appending = 0
+        self._retired: list[int] = []
+        self._newest = 0
         self.records = 0
         """Records this process has stored. Read it freely."""
 
@@ -67,30 +70,50 @@ class SpoolWriter:
         if self._pid != os.getpid():  # a fork in C, which no at-fork hook saw
             self.forget_after_fork()
         with self._lock:
-            descriptor = self._descriptor
-            if descriptor is None or self._size >= self._segment_bytes:
-                descriptor = self._open_segment()
-            if self._torn:
-                line = b"\n" + line
-            written = os.write(descriptor, line)
-            self._size += written
-            self._dirty = True
-            if written >= len(line) - 1:
-                # Without its newline it is still whole: the next record, or the reader of the
-                # sealed segment, completes it. Answering DROPPED would count it twice.
-                self._torn = written < len(line)
+            self._appending += 1
+            try:
+                self._write(line)
                 self.records += count
-                return
-            self._torn = self._torn or written > 0
+            finally:
+                self._appending -= 1
+                if self._retired and not self._appending:
+                    self._close_retired()
+
+    def _write(self, line: bytes) -> None:
+        """Write a line to the active segment, whole or not at all. Needs ``_lock``."""
+        descriptor = self._descriptor
+        if descriptor is None or self._size >= self._segment_bytes:
+            descriptor = self._open_segment()
+        if self._torn:
+            line = b"\n" + line
+        written = os.write(descriptor, line)
+        self._size += written
+        self._dirty = True
+        if written >= len(line) - 1:
+            # Without its newline it is still whole: the next record, or the reader of the sealed
+            # segment, completes it. Answering DROPPED would count it twice.
+            self._torn = written < len(line)
+            return
+        self._torn = self._torn or written > 0
         raise OSError(errno.ENOSPC, f"short write: {written} of {len(line)} bytes", str(self._path))
 
     def seal(self) -> None:
-        """Close the segment: its lock is free, so any drainer may take all of it. Idempotent."""
+        """Close the segment: its lock is free, so any drainer may take all of it. Idempotent.
+
+        Within an append (a signal handler that closes or records) its file stays open until the
+        append is done: the number could otherwise be another file's by then.
+        """
         with self._lock:
             descriptor, self._descriptor, self._path = self._descriptor, None, None
             self._size, self._torn = 0, False
             if descriptor is not None:
-                os.close(descriptor)
+                self._retired.append(descriptor)
+            if not self._appending:
+                self._close_retired()
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            os.close(self._retired.pop())
 
     def sync(self) -> None:
         """Bring what was appended to the disk itself. Called off the recording path.
@@ -117,15 +140,18 @@ class SpoolWriter:
 
     def forget_after_fork(self) -> None:
         """Drop what a child inherited: close the parent's segment, never write to or unlock it."""
-        inherited = self._descriptor
+        inherited = [*self._retired]
+        if self._descriptor is not None:
+            inherited.append(self._descriptor)
         self._reset()
-        if inherited is not None:
-            os.close(inherited)
+        for descriptor in inherited:
+            os.close(descriptor)
 
     def _open_segment(self) -> int:
         """Open the next segment: locked and with its header before it becomes visible."""
         self.seal()
-        name = f"{time.time_ns():019d}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._newest = max(time.time_ns(), self._newest + 1)  # in order, also if the clock is not
+        name = f"{self._newest:019d}-{os.getpid()}-{os.urandom(4).hex()}"
         hidden = self._directory / f"{name}{NEW_SUFFIX}"
         visible = self._directory / f"{name}{SEGMENT_SUFFIX}"
         try:

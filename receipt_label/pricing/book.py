@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
-from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
@@ -77,7 +75,6 @@ class PriceBook:
         self._per_request = per_request
         self._version = catalog.version
         self._plans: dict[tuple[object, ...], Plan] = {}
-        self._lock = Lock()  # Guards the size of _plans; reads go without it.
 
     @classmethod
     def load(cls, overrides_file: Path | None = None) -> Self:
@@ -140,15 +137,18 @@ class PriceBook:
     ) -> tuple[PriceEntry, ...]:
         """Return the prices of a model at an aware time (now), the one that applies first.
 
-        Without a service: those of every service that sells it. Variants (batch, priority, ...)
-        follow the list price they vary. Empty for an unknown model. Raises ValueError for a naive
-        time.
+        Without a service: those of every service that sells it; a rule for whatever a service
+        sells does not say so. Variants (batch, priority, ...) follow the list price they vary.
+        Empty for an unknown model. Raises ValueError for a naive time.
         """
         moment = datetime.now(UTC) if at is None else at
         if moment.tzinfo is None:
             raise ValueError(f"at {moment!r} is naive. Pass an aware time, such as UTC.")
-        services = [service] if service is not None else self._services()
-        found = [entry for name in services for entry in self._explain(name, model, moment)]
+        found: list[PriceEntry] = []
+        for name in [service] if service is not None else self._services():
+            entries = list(self._explain(name, model, moment))
+            if service is not None or not all(entry.is_for_any_model for entry in entries):
+                found += entries
         return tuple(entry for index, entry in enumerate(found) if entry not in found[:index])
 
     def _explain(self, service: str, model: str, moment: datetime) -> Iterator[PriceEntry]:
@@ -156,7 +156,7 @@ class PriceBook:
         for book, source in self._books():
             for rule in book.candidates(scope, names):
                 if rule.active(moment):
-                    yield rule_entry(rule, book, source)
+                    yield rule_entry(rule, book, source, names)
         if listing is not None:
             yield from listed_entries(listing, moment, self._version)
 
@@ -166,7 +166,7 @@ class PriceBook:
         entries = [
             ModelEntry(
                 service=rule.service,
-                model=name,
+                model=rule.spelled.get(name, name),
                 source="declared_free" if rule.free else source,
                 version=book.version,
                 note=rule.note,
@@ -238,13 +238,16 @@ class PriceBook:
     def _plan(
         self, key: tuple[object, ...], service: str, model: str, context: Mapping[str, str]
     ) -> Plan:
-        """Make and remember the plan of a key; the oldest quarter goes when there are too many."""
+        """Make and remember the plan of a key; the oldest quarter goes when there are too many.
+
+        Without a lock: each step is atomic, a plan made twice is the same plan, and a signal
+        handler or the child of a fork must never wait here for a thread that cannot go on.
+        """
         plan = self._plan_of(service, model, normal_context(context))
-        with self._lock:
-            if len(self._plans) >= MAX_PLANS:
-                for old in list(islice(self._plans, MAX_PLANS // 4)):
-                    del self._plans[old]
-            self._plans[key] = plan
+        if len(self._plans) >= MAX_PLANS:
+            for old in list(self._plans)[: MAX_PLANS // 4]:
+                self._plans.pop(old, None)
+        self._plans[key] = plan
         return plan
 
     def _plan_of(self, service: str, model: str, context: Mapping[str, str]) -> Plan:

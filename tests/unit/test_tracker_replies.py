@@ -179,7 +179,7 @@ REPLIES = [
     {"usage": Usage(input_tokens=1.5)},  # type: ignore[arg-type]
     {"provider_cost_usd": Decimal("NaN")},
     {"provider_cost_usd": Decimal(-1)},
-    {"metadata": {"x": object()}},
+    {"metadata": {"x": {1}}},
     {"metadata": {"x": float("inf")}},
     {"error": "\ud800"},
     {"request_model": "\ud800"},
@@ -199,7 +199,7 @@ def test_a_reply_that_an_adapter_read_wrongly_is_kept(
     assert client.summarize()[0].calls == 1
 
 
-@pytest.mark.parametrize("thing", [None, "no json", b"\xff\xfe", [1, 2], object(), 5])
+@pytest.mark.parametrize("thing", [None, "no json", b"\xff\xfe", [1, 2], ..., 5])
 def test_what_is_no_reply_is_dropped_and_raises_nothing(client: UsageClient, thing: object) -> None:
     """Whatever a pipeline hands in by mistake; strict says what to pass instead."""
     assert AIUsageTracker(client).record_response(thing) is PutResult.DROPPED
