@@ -220,6 +220,8 @@ class AIUsageTracker:
         ``fields`` as in ``record``. Raises nothing unless ``strict``.
         """
         try:
+            if self.strict:
+                self._check_open()
             reply = read_reply(
                 response,
                 url=url,
