@@ -82,12 +82,12 @@ class SpoolModel(RuleBasedStateMachine):
             writer.append(payload)
             self.stored.append(request_id)
 
-    @rule(writer=writers, share=st.floats(0, 1))
-    def short_write(self, writer: SpoolWriter, share: float) -> None:
-        """The disk takes only the first bytes of a record."""
+    @rule(writer=writers, missing=st.just(1) | st.integers(1, 300))
+    def short_write(self, writer: SpoolWriter, missing: int) -> None:
+        """The disk takes all but the last bytes of a record, of its newline or of a header."""
         request_id, payload = self._payload()
         real = os.write
-        cut = lambda fd, data: real(fd, data[: int(len(data) * share)])  # noqa: E731
+        cut = lambda fd, data: real(fd, data[: max(0, len(data) - missing)])  # noqa: E731
         with mock.patch.object(writer_module.os, "write", cut):
             try:
                 writer.append(payload)
@@ -110,10 +110,10 @@ class SpoolModel(RuleBasedStateMachine):
     def crash(self, writer: SpoolWriter, torn: int) -> object:
         """A process is killed in the middle of a write; its lock is free, its last bytes torn."""
         path = writer.active_segment
-        line = writer_module.encode_line(self._payload()[1])[: min(torn, 100)]
+        line = b"\n" * writer._torn + writer_module.encode_line(self._payload()[1])
         if path is not None:
             with path.open("ab") as file:
-                file.write(line)
+                file.write(line[: min(torn, 100)])
         writer.seal()
         return multiple(self.open_writer())
 
@@ -199,5 +199,5 @@ class SpoolModel(RuleBasedStateMachine):
         assert pending_records(self.spool) == 0
 
 
-SpoolModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+SpoolModel.TestCase.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)
 TestSpoolModel = pytest.mark.slow(SpoolModel.TestCase)

@@ -21,10 +21,10 @@ from tests.support import in_fork, make_metric, only_segment, quiet_fork
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
-@pytest.fixture
-def umask_zero() -> Iterator[None]:
-    """The most careless umask there is."""
-    before = os.umask(0)
+@pytest.fixture(params=[0, 0o777], ids=["careless", "strict"])
+def any_umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The most careless umask there is, and the strictest."""
+    before = os.umask(request.param)
     yield
     os.umask(before)
 
@@ -33,14 +33,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-@pytest.mark.usefixtures("umask_zero")
+@pytest.mark.usefixtures("any_umask")
 def test_directories_are_private_whatever_the_umask_also_those_above(tmp_path: Path) -> None:
     """Nobody can read, forge or replace what lies in any directory that we made."""
     secure_directory(tmp_path / "a" / "b" / "c")
     assert [mode(tmp_path / name) for name in ("a", "a/b", "a/b/c")] == [0o700] * 3
 
 
-@pytest.mark.usefixtures("umask_zero")
+@pytest.mark.usefixtures("any_umask")
 def test_files_are_private_whatever_the_umask(tmp_path: Path, open_client) -> None:
     """Spool, store and locks hold what users do: 0600 files in 0700 directories."""
     client = open_client()

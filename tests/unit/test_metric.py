@@ -20,6 +20,7 @@ from receipt_dynamo import (
     AIUsageMetric,
     mint_request_id,
 )
+from receipt_dynamo.entities import request_id
 from tests.support import FULL_FIELDS, NOON, in_fork, make_metric
 
 CEST = timezone(timedelta(hours=2))
@@ -357,3 +358,10 @@ def test_minted_ids_are_unique_over_threads_and_forks() -> None:
         assert mint_request_id() != mint_request_id()
 
     assert [in_fork(child) for _ in range(5)] == [0] * 5
+
+
+def test_a_fork_that_no_hook_saw_mints_under_a_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uWSGI forks in C: the child is told by its process id alone."""
+    before = mint_request_id().split("-")[0]
+    monkeypatch.setattr(request_id._mint, "pid", -1)
+    assert mint_request_id().split("-")[0] != before
