@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +20,9 @@ __all__ = ["command"]
 
 _OLD_DAYS = 120
 _DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
+_OWN_SERVICES = frozenset({"tool", "skill", "subagent", "action"})
+"""Services that stand for no vendor, and that records name all the same."""
+
 _MARKS = {"ok": "ok   ", "warn": "warn ", "fault": "FAULT"}
 
 
@@ -71,7 +75,7 @@ def _prices(file: Path | None) -> list[Finding]:
     try:
         book = PriceBook.load(file)
         if file is not None:
-            findings.append(Finding("ok", "price file", str(file)))
+            findings += _price_file(file)
     except (PriceFileError, OSError) as error:
         findings.append(Finding("fault", "price file", str(error)))
         book = PriceBook.load(None)
@@ -79,6 +83,41 @@ def _prices(file: Path | None) -> list[Finding]:
     today = datetime.now(UTC).date()
     findings += [_price_data(version, today) for version in versions]
     return findings
+
+
+def _price_file(file: Path) -> list[Finding]:
+    """Return what is odd about a price file that can be read."""
+    from receipt_dynamo import Finding
+    from receipt_label.pricing import PriceBook
+    from receipt_label.pricing.price_file import load_price_file
+    from receipt_label.usage.address import SERVICES
+
+    own = load_price_file(file)
+    if not own.rules and not own.aliases:
+        detail = f"{file} is empty: it prices nothing. See docs/prices.md for the form"
+        return [Finding("warn", "price file", detail)]
+    listed = PriceBook.load(None)
+    named = [*(rule.service for rule in own.rules), *(service for service, _ in own.aliases)]
+    known = {*(model.service for model in listed.models()), *SERVICES, *_OWN_SERVICES}
+    unknown = [
+        service
+        for service in dict.fromkeys(named)
+        if service not in {"*", *known} and not listed.models(service)  # by another name
+    ]
+    found = [
+        Finding("warn", "price file", f"{file}: {_unknown_service(service, known)}")
+        for service in unknown
+    ]
+    return found or [Finding("ok", "price file", str(file))]
+
+
+def _unknown_service(service: str, known: set[str]) -> str:
+    near = get_close_matches(service, known, n=1)
+    if near:
+        return f"no list knows the service {service!r}: did you mean {near[0]!r}?"
+    return (
+        f"no list knows the service {service!r}: right if calls are recorded under this very name"
+    )
 
 
 def _price_data(version: str, today: date) -> Finding:

@@ -141,7 +141,8 @@ def _say(tallies: list[FileTally], new: int, unpriced: int) -> None:
     parts = [f"{counted(recorded, 'reply', 'replies')} recorded"]
     if inside:
         parts[0] += f" with {counted(inside, 'further call')} inside"
-    parts[0] += f": {counted(max(0, new), 'call')} new in the store (seen again counts once)"
+    if recorded:
+        parts[0] += f": {counted(max(0, new), 'call')} new in the store (seen again counts once)"
     skipped = _skipped(tallies)
     if skipped:
         reasons = ", ".join(
@@ -166,12 +167,17 @@ def _say_dated(tally: FileTally) -> None:
     if not tally.dated_by_file or tally.file_time is None:
         return
     time = tally.file_time.isoformat().replace("+00:00", "Z")
-    source = "now" if tally.is_piped else "when the file was last changed"
-    replies = counted(tally.dated_by_file, "reply", "replies")
-    note(
-        f"{tally.file}: dated {time}, {source}, for want of a time: {replies}. The time is part of "
-        f"the identity: to import them again without counting twice, --at {time}"
-    )
+    one = tally.dated_by_file == 1
+    have = "has no time of its own and is" if one else "have no time of their own and are"
+    dated = "dated now" if tally.is_piped else "dated by the file"
+    line = f"{counted(tally.dated_by_file, 'reply', 'replies')} {have} {dated}: {time}."
+    twice = tally.told_apart_by_time
+    if twice:
+        counts = "counts" if twice == 1 else "count"
+        line += (
+            f" {twice:,} without an id {counts} again when that changes; to keep it: --at {time}"
+        )
+    note(f"{tally.file}: {line}")
 
 
 def _as_json(

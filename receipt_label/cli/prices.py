@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import groupby
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import note, write_json
+from receipt_label.cli.output import clean, note, write_json
 from receipt_label.cli.selection import iso_time
 
 if TYPE_CHECKING:
-    from receipt_label.pricing import PriceBook, PriceEntry, UnitRate
+    from receipt_label.pricing import PriceBook, PriceEntry
 
 __all__ = ["command"]
 
@@ -32,15 +37,22 @@ def command() -> None:
 def show(model: str, service: str | None, at: str | None, as_json: bool) -> int:
     """Show the prices of MODEL, the one that applies first; variants (batch, priority) follow."""
     moment = iso_time("--at", at) if at is not None else datetime.now(UTC)
-    entries = _book().explain(model, service, moment)
+    book = _book()
+    entries = book.explain(model, service, moment)
     if as_json:
         write_json([_entry_json(entry) for entry in entries])
     elif entries:
         _print_entries(entries)
     if not entries:
         where = f" of {service}" if service else ""
+        rules = dict.fromkeys(
+            "any service" if rule.service == "*" else rule.service
+            for rule in book.models()
+            if rule.model == "*" and service is None
+        )
+        any_model = f" (there are rules for any model of {', '.join(rules)})" if rules else ""
         note(
-            f"no price is known for {model!r}{where}. See: receipt-usage prices list; "
+            f"no price is known for {model!r}{where}{any_model}. See: receipt-usage prices list; "
             "a price file (RECEIPT_USAGE_PRICES) can name one"
         )
         return 1
@@ -102,34 +114,54 @@ def _entry_json(entry: PriceEntry) -> dict[str, Any]:
 
 
 def _print_entries(entries: tuple[PriceEntry, ...]) -> None:
-    from receipt_label.cli.tables import Column, print_table
-
-    columns = [Column("service"), Column("model"), Column("source"), Column("for")]
-    columns += [Column("USD", figures=True), Column("per"), Column("in force")]
-    rows = [row for entry in entries for row in _rows(entry)]
-    print_table(columns, rows)
-    for remark in dict.fromkeys(entry.note for entry in entries if entry.note):
-        note(remark)
-
-
-def _rows(entry: PriceEntry) -> list[list[Any]]:
-    """Return a line for each rate and tier; what an entry says once stands on its first line."""
-    shared = [entry.service, entry.model, entry.source, _conditions(entry)]
-    figures = [line for rate in entry.rates for line in _rate_lines(rate)]
-    if not figures:
-        figures = [[None, _multiplied(entry)]]
-    period = _period(entry)
-    return [
-        [*(shared if first else [""] * len(shared)), *figure, period if first else ""]
-        for first, figure in ((index == 0, line) for index, line in enumerate(figures))
-    ]
+    """Print each model's name once, its prices indented below, and the numbered notes last."""
+    notes: dict[str, int] = {}
+    for (heading, source), group in groupby(entries, key=lambda e: (_heading(e), e.source)):
+        prices = list(group)
+        numbers = [
+            notes.setdefault(entry.note, len(notes) + 1) if entry.note else None for entry in prices
+        ]
+        marks = ["" if number is None else f" [{number}]" for number in numbers]
+        if heading != _heading(entries[0]) or source != entries[0].source:
+            print()
+        print(clean(f"{heading}, from {source}{marks[0]}"))
+        _print_prices(prices, ["", *marks[1:]])
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for remark, number in notes.items():
+        label = f"[{number}] "
+        print()
+        print(fill(clean(remark), width, initial_indent=label, subsequent_indent=" " * len(label)))
 
 
-def _rate_lines(rate: UnitRate) -> list[list[Any]]:
-    per = f"{_TIMES.get(rate.per, f'{rate.per:,}')} {rate.unit}".strip()
-    lines: list[list[Any]] = [[rate.usd, per]]
-    lines += [[usd, f"... above {above:,} input tokens"] for above, usd in rate.tiers]
-    return lines
+def _heading(entry: PriceEntry) -> str:
+    of = "any service" if entry.service == "*" else entry.service
+    if entry.is_for_any_model:
+        return f"rule for any model of {of}"
+    return f"{entry.model} of {of}"
+
+
+def _print_prices(prices: list[PriceEntry], marks: list[str]) -> None:
+    """Print a line for each rate and tier; what a price is for, and since when, above them."""
+    from receipt_label.cli.tables import aligned
+
+    lines = [_lines(entry) for entry in prices]
+    amounts = iter(aligned([usd for of_entry in lines for usd, _ in of_entry if usd is not None]))
+    for entry, of_entry, mark in zip(prices, lines, marks, strict=True):
+        about = ", ".join(filter(None, (_conditions(entry), _period(entry))))
+        if about or mark:
+            print(clean(f"  {about or 'also'}{mark}"))
+        for usd, text in of_entry:
+            print(clean(f"    {text}" if usd is None else f"    {next(amounts)}  {text}"))
+
+
+def _lines(entry: PriceEntry) -> list[tuple[Decimal | None, str]]:
+    """Return the amounts of an entry, each with what it is for."""
+    lines: list[tuple[Decimal | None, str]] = []
+    for rate in entry.rates:
+        per = f"USD per {_TIMES.get(rate.per, f'{rate.per:,}')}".rstrip()
+        lines.append((rate.usd, f"{per} {rate.unit}"))
+        lines += [(usd, f"USD above {above:,} input tokens") for above, usd in rate.tiers]
+    return lines or [(None, _multiplied(entry))]
 
 
 def _multiplied(entry: PriceEntry) -> str:

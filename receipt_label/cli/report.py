@@ -33,6 +33,13 @@ _SUMS = {
 }
 """The sums of a row: name in JSON and CSV, and heading in the table."""
 
+_SHOWN_IF_ANY = ("cached_input_tokens", "unpriced_calls", "errors")
+"""Sums that the table leaves out where they are zero in every row; JSON and CSV never do."""
+
+_COST_DECIMALS = 8
+_MENDABLE = ("unknown_model", "unknown_unit", "price_error", "not_priced")
+"""Reasons for which a price in a price file can help."""
+
 _UNPRICED_SUMS = ("calls", "input_tokens", "cached_input_tokens", "output_tokens", "errors")
 
 
@@ -96,17 +103,23 @@ def command(
         take_in(client)
         report = _unpriced(client, selection, words) if unpriced else _all(client, selection, words)
         settings = client.settings
+        is_empty = not report.groups and _is_empty(client)
     if as_json:
         write_json(_as_json(report))
     elif as_csv:
         write_csv([*report.words, *report.sums], _csv_rows(report))
         _say_dropped(report.dropped, to_stderr=True)
     else:
-        _print(report, unpriced=unpriced)
+        _print(report)
+        if is_empty:
+            note(f"No calls are recorded in {settings.usage_dir} (RECEIPT_USAGE_DIR).")
+        elif not report.groups:
+            nothing = "No calls are recorded for this selection."
+            note("Every call has a price." if unpriced else nothing)
     if not unpriced:
         _say_unpriced(report.total()["unpriced_calls"])
-    elif report.groups and not as_json:
-        note("Give them a price in a price file, which RECEIPT_USAGE_PRICES names.")
+    elif not as_json:
+        _say_mendable(report)
     note_other_destinations(settings)
 
 
@@ -121,6 +134,12 @@ def _unpriced(client: UsageClient, selection: Selection, words: tuple[str, ...] 
     query = replace(selection.query, unpriced=True)
     groups = client.summarize(query, chosen, selection.timezone)
     return _Report(chosen, _UNPRICED_SUMS, groups, client.dropped(selection.query))
+
+
+def _is_empty(client: UsageClient) -> bool:
+    from receipt_dynamo import UsageQuery
+
+    return client.summarize(UsageQuery())[0].calls == 0
 
 
 def _as_json(report: _Report) -> dict[str, Any]:
@@ -156,21 +175,26 @@ def _csv_rows(report: _Report) -> list[list[Any]]:
     ]
 
 
-def _print(report: _Report, *, unpriced: bool) -> None:
+def _print(report: _Report) -> None:
+    """Print the table, and below it what is not to be read off its figures."""
     from receipt_label.cli.tables import Column, print_table
 
     if report.groups:
+        total = report.total()
+        sums = [name for name in report.sums if total[name] or name not in _SHOWN_IF_ANY]
         titles: Mapping[str, str] = {"unpriced_reason": "reason"}
         columns = [Column(titles.get(word, word)) for word in report.words]
-        columns += [Column(_SUMS[name], figures=True) for name in report.sums]
+        columns += [
+            Column(_SUMS[name], True, _COST_DECIMALS if name == "cost_usd" else None)
+            for name in sums
+        ]
         rows = [
-            [*_shown(report.group_values(group)), *(getattr(group, n) for n in report.sums)]
+            [*_shown(report.group_values(group)), *(getattr(group, name) for name in sums)]
             for group in report.groups
         ]
         label = ["total", *[""] * (len(report.words) - 1)]
-        print_table(columns, rows, [*label, *report.total().values()])
-    else:
-        note("Every call has a price." if unpriced else "No calls are recorded for this selection.")
+        if print_table(columns, rows, [*label, *(total[name] for name in sums)]):
+            print(f"costs are rounded to {_COST_DECIMALS} decimals; exact in --json")
     _say_dropped(report.dropped, to_stderr=False)
 
 
@@ -185,8 +209,10 @@ def _say_dropped(dropped: DroppedSummary, *, to_stderr: bool) -> None:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.by_reason.items())
     cost = "" if dropped.cost_usd is None else f", {_plain(dropped.cost_usd)} USD"
     line = (
-        f"Not in these figures: {counted(dropped.count, 'dropped record')} ({reasons}) with "
-        f"{dropped.input_tokens:,} input and {dropped.output_tokens:,} output tokens{cost}."
+        f"not in these figures, for they were lost: {counted(dropped.count, 'dropped record')} "
+        f"({reasons}) with {dropped.input_tokens:,} input and {dropped.output_tokens:,} output "
+        f"tokens{cost}. Losses are counted over all jobs: only filters by time, service and model "
+        "apply to them"
     )
     if to_stderr:
         note(line)
@@ -197,3 +223,15 @@ def _say_dropped(dropped: DroppedSummary, *, to_stderr: bool) -> None:
 def _say_unpriced(calls: int) -> None:
     if calls:
         note(f"not in the cost, for want of a price: {counted(calls, 'call')}. {UNPRICED_HINT}")
+
+
+def _say_mendable(report: _Report) -> None:
+    """Say what a price file can do for the calls without a price, where it can do anything."""
+    found = [group for group in report.groups if group.group["unpriced_reason"] in _MENDABLE]
+    if found:
+        calls = counted(sum(group.calls for group in found), "call")
+        reasons = dict.fromkeys(str(group.group["unpriced_reason"]) for group in found)
+        note(
+            f"a price file (RECEIPT_USAGE_PRICES) can price {calls} ({', '.join(reasons)}): with "
+            "a price they count once recorded or imported again. See: docs/prices.md"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import TYPE_CHECKING
 
 from receipt_dynamo import plain_decimal
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Column", "print_table"]
+__all__ = ["Column", "aligned", "print_table"]
 
-_NARROWEST_NAME = 12
+_NARROWEST_STACK = 50  # columns; below it each row is a block
+_INDENT = "  "
+_EXACT = Context(prec=400, rounding=ROUND_HALF_EVEN)
 _PADDING = (0, 1, 0, 0)
 _GAP = 2  # the padding, and the space that the box draws between columns
 Cell = str | int | Decimal | None
@@ -25,27 +27,33 @@ Cell = str | int | Decimal | None
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, and whether it holds figures (which are never wrapped)."""
+    """A column: its heading, and whether it holds figures; those are shown to ``decimals``."""
 
     title: str
     figures: bool = False
+    decimals: int | None = None
 
 
 def print_table(
     columns: Sequence[Column],
     rows: Sequence[Sequence[Cell]],
     total: Sequence[Cell] | None = None,
-) -> None:
-    """Print a table on standard output, with a line of totals.
+) -> bool:
+    """Print a table on standard output, with a line of totals. Return whether figures are rounded.
 
     What is piped has the width that it needs. A narrower terminal gets the names of a row on a line
-    above its figures; one that has no room for those, a block for each row. Nothing is cut.
+    above its figures, so that no name is broken; a very narrow one, a block for each row. Nothing
+    is cut.
     """
     from rich.console import Console
 
-    lines = [*rows, total] if total is not None else list(rows)
+    exact = [*rows, total] if total is not None else list(rows)
+    lines = [
+        [_rounded(cell, column) for cell, column in zip(line, columns, strict=True)]
+        for line in exact
+    ]
     texts = [
-        _figures([line[i] for line in lines], column.title)
+        aligned([line[i] for line in lines], column.title)
         if column.figures
         else [_name(line[i]) for line in lines]
         for i, column in enumerate(columns)
@@ -53,14 +61,46 @@ def print_table(
     cells = [list(line) for line in zip(*texts, strict=True)]
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     needed = _width(columns, texts)
-    if not console.is_terminal:
-        console.width = needed
-    if needed - _shrinkable(columns, texts) <= console.width:
+    width = console.width if console.is_terminal else needed
+    figures = [len(texts[i][0]) for i, column in enumerate(columns) if column.figures]
+    gap = _stack_gap(figures, width)
+    if needed <= width:
+        console.width = needed + _GAP
         _print_rich(console, _table(columns, cells, has_total=total is not None))
-    elif _figures_width(columns, texts) <= console.width:
-        _print_two_lines(columns, cells)
+    elif gap is not None:
+        _print_stack(columns, cells, gap, has_total=total is not None)
     else:
         _print_blocks(columns, cells)
+    return any(
+        shown != cell
+        for line, exact_line in zip(lines, exact, strict=True)
+        for shown, cell in zip(line, exact_line, strict=True)
+    )
+
+
+def _rounded(cell: Cell, column: Column) -> Cell:
+    """Return money rounded half-even, where it has more decimals than its column shows.
+
+    What is not zero keeps its decimals, so that it does not look like a known zero.
+    """
+    if not isinstance(cell, Decimal):
+        return cell
+    if not cell:
+        return Decimal(0)
+    if column.decimals is None:
+        return cell
+    rounded = cell.quantize(Decimal(1).scaleb(-column.decimals), context=_EXACT)
+    return cell if rounded == cell else rounded
+
+
+def _stack_gap(figures: Sequence[int], width: int) -> int | None:
+    """Return how far apart the figures of a stacked row stand, or None where they do not fit."""
+    if width < _NARROWEST_STACK:
+        return None
+    for gap in (2, 1):
+        if len(_INDENT) + sum(figures) + gap * (len(figures) - 1) <= width:
+            return gap
+    return None
 
 
 def _print_rich(console: Console, table: Table) -> None:
@@ -100,36 +140,29 @@ def _width(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> int:
         max([cell_len(column.title), *map(cell_len, column_texts)])
         for column, column_texts in zip(columns, texts, strict=True)
     )
-    return sum(widths) + _GAP * len(columns)
+    return sum(widths) + _GAP * (len(columns) - 1)
 
 
-def _figures_width(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> int:
-    figures = [t for column, t in zip(columns, texts, strict=True) if column.figures]
-    return _width([column for column in columns if column.figures], figures)
-
-
-def _shrinkable(columns: Sequence[Column], texts: Sequence[Sequence[str]]) -> int:
-    """Return by how many characters the columns of names can be narrowed."""
-    widths = (
-        max((len(text) for text in column_texts), default=0)
-        for column, column_texts in zip(columns, texts, strict=True)
-        if not column.figures
-    )
-    return sum(max(0, width - _NARROWEST_NAME) for width in widths)
-
-
-def _print_two_lines(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
-    """Print the names of each row on a line of their own, its figures below."""
+def _print_stack(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], gap: int, *, has_total: bool
+) -> None:
+    """Print the names of each row on a line of their own, its figures below, indented."""
     figures = [index for index, column in enumerate(columns) if column.figures]
     names = [index for index, column in enumerate(columns) if not column.figures]
-    widths = [len(cells[0][index]) for index in figures]
-    headings = (columns[i].title.rjust(w) for i, w in zip(figures, widths, strict=True))
-    print(", ".join(columns[index].title for index in names))
-    print("  ".join(headings))
-    for line in cells:
-        print()
-        print(", ".join(line[index] for index in names if line[index]))
-        print("  ".join(line[index] for index in figures).rstrip())
+    between = " " * gap
+    headings = [columns[index].title.rjust(len(cells[0][index])) for index in figures]
+    stack = [(", ".join(columns[index].title for index in names), headings)]
+    stack += [
+        (", ".join(line[index] for index in names if line[index]), [line[i] for i in figures])
+        for line in cells
+    ]
+    rule = "─" * max(len(_INDENT + between.join(headings)), len(stack[0][0]))
+    for number, (name, shown) in enumerate(stack):
+        if number == 1 or (has_total and number == len(stack) - 1):
+            print(rule)
+        print(name)
+        if figures:
+            print(_INDENT + between.join(shown).rstrip())
 
 
 def _print_blocks(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
@@ -145,7 +178,7 @@ def _name(value: Cell) -> str:
     return "-" if value is None else clean(value)
 
 
-def _figures(values: Sequence[Cell], title: str) -> list[str]:
+def aligned(values: Sequence[Cell], title: str = "") -> list[str]:
     """Return figures of one width, with thousands separators, decimal points below each other."""
     shown = [_figure(value) for value in values]
     fraction = max((len(_fraction(text)) for text in shown), default=0)
@@ -163,6 +196,7 @@ def _figure(value: Cell) -> str:
     if value is None:
         return "-"
     if isinstance(value, Decimal):
-        whole, point, digits = plain_decimal(value).partition(".")
+        plain = plain_decimal(value) if value else format(value, "f")
+        whole, point, digits = plain.partition(".")
         return f"{int(whole):,}{point}{digits}"
     return f"{value:,}" if isinstance(value, int) else clean(value)

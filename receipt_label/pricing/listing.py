@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from receipt_label.pricing.catalog import Listing, rates_of
 from receipt_label.pricing.rules import Rule, RuleBook
+from receipt_label.pricing.units import documented
 
 if TYPE_CHECKING:
     from receipt_label.pricing.outcome import PriceSource
@@ -49,6 +50,11 @@ class PriceEntry:
     batch_multiplier: Decimal | None = None
     note: str = ""
 
+    @property
+    def is_for_any_model(self) -> bool:
+        """Whether this is a rule for whatever its service sells; it sells not every model."""
+        return not self.model.strip("*")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
@@ -62,18 +68,20 @@ class ModelEntry:
 
 
 def unit_rates(rates: Sequence[Rate]) -> tuple[UnitRate, ...]:
-    """Return rates as they are quoted."""
+    """Return rates as they are quoted, their units named as the documents name them."""
     return tuple(
-        UnitRate(unit=rate.unit.name, usd=rate.usd, per=rate.quoted_per, tiers=rate.tiers)
+        UnitRate(
+            unit=documented(rate.unit.name), usd=rate.usd, per=rate.quoted_per, tiers=rate.tiers
+        )
         for rate in rates
     )
 
 
-def rule_entry(rule: Rule, book: RuleBook, source: PriceSource) -> PriceEntry:
-    """Return what a rule says."""
+def rule_entry(rule: Rule, book: RuleBook, source: PriceSource, names: Sequence[str]) -> PriceEntry:
+    """Return what a rule says of the model that goes by ``names``."""
     return PriceEntry(
         service=rule.service,
-        model=rule.models[0],
+        model=rule.name_for(names),
         source="declared_free" if rule.free else source,
         version=book.version,
         rates=() if rule.tariff is None else unit_rates(rule.tariff.rates),

@@ -72,8 +72,9 @@ class _At:
         if number is None or not number.is_finite():
             self.fail(f'{_shown(value)} is not a decimal number. Write it as "2.50".')
         if number < 0 or (positive and number == 0):
-            least = "above 0" if positive else "0 or more"
-            self.fail(f"{_shown(value)} is negative or zero. Write a number {least}.")
+            fault = "negative" if number < 0 else "zero"
+            least = "above 0" if positive else "of 0 or more"
+            self.fail(f"{_shown(value)} is {fault}. Write a number {least}.")
         return number
 
     def count(self, value: object) -> int:
@@ -126,7 +127,9 @@ def parse_price_file(content: bytes, name: str, version: str | None = None) -> R
     at = _At(name)
     try:
         document = tomllib.loads(content.decode(), parse_float=Decimal)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, InvalidOperation) as error:
+    except UnicodeDecodeError:
+        at.fail("is not text (UTF-8). Name a TOML file; see docs/prices.md for the form.")
+    except (tomllib.TOMLDecodeError, InvalidOperation) as error:
         at.fail(f"is not TOML ({error}). See docs/prices.md for the form.")
     at.check_keys(document, FILE_KEYS)
     as_of = document.get("as_of")
@@ -195,9 +198,11 @@ def _read_rule(value: object, at: _At, units: Mapping[str, Unit]) -> Rule:
     batch = None if factor is None else at.inside("batch_multiplier").amount(factor, positive=True)
     free = _read_free(entry, at)
     rates = _read_rates(entry, at, units) if "rates" in entry else None
+    names = _read_names(entry, at)
     return Rule(
         service=at.inside("service").text(entry.get("service", ANY)),
-        models=_read_names(entry, at),
+        models=tuple(names),
+        spelled=names,
         effective_from=since,
         effective_until=until,
         when=_read_when(entry, at),
@@ -240,15 +245,16 @@ def _read_free(entry: Mapping[str, object], at: _At) -> bool:
     return free
 
 
-def _read_names(entry: Mapping[str, object], at: _At) -> tuple[str, ...]:
-    names: list[str] = []
+def _read_names(entry: Mapping[str, object], at: _At) -> dict[str, str]:
+    """Return the names of a rule's models, in lower case and as they are spelled."""
+    names: dict[str, str] = {}
     for key in ("model", "aliases"):
         value = entry.get(key, [])
         for name in value if isinstance(value, list) else [value]:
-            names.append(at.inside(key).text(name))
+            names.setdefault(at.inside(key).text(name), str(name).strip())
     if not names:
         at.fail("has an empty 'model'. Name the model, or a pattern such as \"gpt-4o*\".")
-    return tuple(dict.fromkeys(names))
+    return names
 
 
 def _read_rates(entry: Mapping[str, object], at: _At, own: Mapping[str, Unit]) -> list[Rate]:

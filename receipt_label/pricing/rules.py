@@ -30,7 +30,8 @@ class Rule:
     """One ``[[price]]`` of a file: rates (``tariff``), or a factor on the list price, or free.
 
     ``effective_from`` is inclusive, ``effective_until`` exclusive, both aware UTC; None is open.
-    ``when`` holds what a call's context must say, ``"*"`` for anything or nothing.
+    ``when`` holds what a call's context must say, ``"*"`` for anything or nothing. ``models`` are
+    lower case; ``spelled`` has them as the file does.
     """
 
     service: str
@@ -44,12 +45,22 @@ class Rule:
     batch_multiplier: Decimal | None = None
     free: bool = False
     note: str = ""
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     def active(self, timestamp: datetime) -> bool:
         """Whether an aware time lies in the rule's period."""
         return (self.effective_from is None or timestamp >= self.effective_from) and (
             self.effective_until is None or timestamp < self.effective_until
         )
+
+    def name_for(self, names: Sequence[str]) -> str:
+        """Return the name or pattern, as the file spells it, under which a call's names fall."""
+        for name in names:
+            fits = [pattern for pattern in self.models if name_matches(pattern, name)]
+            if fits:
+                closest = max(fits, key=lambda pattern: (not is_pattern(pattern), len(pattern)))
+                return self.spelled.get(closest, closest)
+        return self.spelled.get(self.models[0], self.models[0])
 
     def overlaps(self, other: Rule) -> bool:
         """Whether the two periods share an instant."""

@@ -22,6 +22,7 @@ CORE_FIELDS: Mapping[str, str] = {
     "reasoning_tokens": "output_reasoning_tokens",
 }
 """Field of Usage -> unit."""
+_OWN_NAMES = {unit: field for field, unit in CORE_FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ def custom_unit(name: str, per: int) -> Unit:
 def canonical(name: str) -> str:
     """Return the vocabulary's spelling of a unit: ``cached_input_tokens -> cache_read_tokens``."""
     return CORE_FIELDS.get(name, name)
+
+
+def documented(name: str) -> str:
+    """Return our own spelling of a unit: ``cache_read_tokens -> cached_input_tokens``."""
+    return _OWN_NAMES.get(name, name)
 
 
 Count = int | Fraction

@@ -62,6 +62,9 @@ _HOSTS: Final = {
     "huggingface.co": "huggingface",
 }
 
+SERVICES: Final = frozenset(_HOSTS.values())
+"""Every service that an address can name."""
+
 # A gateway carries its vendor in the path (/groq/openai/v1/...): the first such segment decides.
 _GATEWAY_SEGMENTS: Final = {
     "openai": "openai",

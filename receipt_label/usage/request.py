@@ -262,5 +262,6 @@ def _unknown(body: Json) -> str:
     names = ", ".join(sorted(word(key) or "?" for key in body)[:6])
     return (
         f"not a reply of a service known here: an object with the keys {names}. "
-        "If it is one, say of which with service= and model=."
+        "If it is one, say of which service: service= and model= in Python, --service on the "
+        "command line."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -85,8 +84,6 @@ def test_a_wrong_setting_is_a_fault(
     run: Run, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], what: str, said: str
 ) -> None:
     """Exit code 1, and the line that the other commands would stop with."""
-    if "RECEIPT_USAGE_DIR" in environ and os.geteuid() == 0:
-        monkeypatch.setattr("receipt_dynamo.doctor.os.access", lambda *_: False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
@@ -215,3 +212,65 @@ def test_old_prices_are_warned_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor, "_newest_price", lambda _today: date(2026, 1, 1))
 
     assert findings(run)["prices"][0] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "said"),
+    [
+        ("", "warn", "is empty"),
+        ("# nothing yet", "warn", "is empty"),
+        ('[[price]]\nservice = "opnai"\nmodel = "x"\nfree = true', "warn", "mean 'openai'?"),
+        ('[[price]]\nservice = "our-own-zz"\nmodel = "x"\nfree = true', "warn", "very name"),
+        ('[aliases.azrue]\na = "gpt-4o"', "warn", "mean 'azure'?"),
+        ('[[price]]\nservice = "ollama"\nmodel = "x"\nfree = true', "ok", ""),
+        ('[[price]]\nservice = "xai"\nmodel = "x"\nfree = true', "ok", ""),
+        ('[[price]]\nmodel = "x"\nfree = true', "ok", ""),
+    ],
+)
+def test_a_price_file_that_does_nothing_is_warned_of(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, mark: str, said: str
+) -> None:
+    """An empty one, or a rule of a service that nobody knows: no fault, and no price either."""
+    file = tmp_path / "prices.toml"
+    file.write_text(text)
+    monkeypatch.setenv("RECEIPT_USAGE_PRICES", str(file))
+
+    found = findings(run)["price file"]
+
+    assert found[0] == mark
+    assert said in found[1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "mark"), [(0o755, "ok"), (0o1777, "ok"), (0o777, "warn"), (0o775, "warn")]
+)
+def test_the_parent_of_a_directory_to_be_made_is_looked_at(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int, mark: str
+) -> None:
+    """Who may write to the parent may put another directory in the place of ours."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    parent.chmod(mode)
+    monkeypatch.setenv("RECEIPT_USAGE_DIR", str(parent / "deep" / "usage"))
+
+    assert findings(run)["directory"][0] == mark
+    assert list(parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "no permission"])
+def test_a_directory_that_cannot_be_made_is_a_fault(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """Below a file, or where one may not write."""
+    place = tmp_path / "place"
+    if kind == "file":
+        place.touch()
+    else:
+        place.mkdir()
+        monkeypatch.setattr(doctoring.os, "access", lambda *_: False)
+    monkeypatch.setenv("RECEIPT_USAGE_DIR", str(place / "usage"))
+
+    mark, detail = findings(run, code=1)["directory"]
+
+    assert mark == "fault"
+    assert "Set RECEIPT_USAGE_DIR" in detail

@@ -120,8 +120,37 @@ def test_the_time_is_the_replys_then_the_lines_then_at_then_the_files(
         "chatcmpl-without-a-time-1": "2026-03-03T00:00:00.000000Z",
         "chatcmpl-without-a-time-2": "2025-11-21T20:00:00.000001Z",
     }
-    assert "for want of a time: 1 reply." in ran.err
-    assert "--at 2025-11-21T20:00:00.000001Z" in ran.err
+    said = "1 reply has no time of its own and is dated by the file: 2025-11-21T20:00:00.000001Z."
+    assert ran.err.splitlines()[1] == f"{file}: {said}"
+
+
+def test_what_can_count_twice_is_said_with_the_option_that_keeps_it(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """Only a reply without a time and without an id of the vendor's hangs on the file's time."""
+    known = reply(created=None, id="chatcmpl-without-a-time-1")
+    file = lines(known, reply(created=None, id="short"))
+    os.utime(file, ns=(0, 1_763_755_200_000_001_000))
+
+    ran = run("import", file)
+
+    assert "2 replies have no time of their own and are dated by the file: 2025-11" in ran.err
+    assert "1 without an id counts again when that changes" in ran.err
+    assert ran.err.rstrip().endswith("--at 2025-11-21T20:00:00.000001Z")
+
+
+def test_an_import_of_nothing_says_no_more_than_that(run: Run, lines: Lines) -> None:
+    """Where no reply was recorded nothing is said of new calls."""
+    queued = {"id": "resp_0123456789abcdefghij", "object": "response", "status": "queued"}
+
+    assert run("import", lines(queued)).one_error == (
+        "0 replies recorded; 1 skipped (1 not finished yet)"
+    )
+
+
+def test_what_is_unknown_is_told_in_words_of_the_command_line(run: Run, lines: Lines) -> None:
+    """The remedy names the option beside the arguments of Python."""
+    assert "--service on the command line" in run("import", lines({"hello": 1})).err
 
 
 def test_at_stands_behind_the_time_of_the_reply_and_of_the_line(
@@ -308,7 +337,7 @@ def test_standard_input(run: Run, reply: Reply) -> None:
     ran = run("import", "-", stdin=json.dumps(reply(created=None)).encode())
 
     assert ran.code == 0
-    assert "standard input: dated" in ran.err
+    assert "standard input: 1 reply has no time of its own and is dated now: " in ran.err
     assert len(exported(run)) == 1
 
 

@@ -111,3 +111,76 @@ def test_list_of_an_unknown_service_is_a_fault(run: Run) -> None:
 
     assert ran.code == 1
     assert "nobody" in ran.one_error
+
+
+@pytest.fixture
+def wildcards(price_file: Path) -> Path:
+    """Rules for whatever a service sells, one with a note, one with a name in capitals."""
+    price_file.write_text(
+        """
+        [[price]]
+        service = "aws"
+        model = "*"
+        batch_multiplier = "0.5"
+        [[price]]
+        service = "ollama"
+        model = "*"
+        free = true
+        [[price]]
+        service = "together"
+        model = ["Qwen/Own-7B", "GPT-5"]
+        rates = { input_tokens = 1, cached_input_tokens = "0.5", reasoning_tokens = 2 }
+        note = "contract 4711"
+        """
+    )
+    return price_file
+
+
+@pytest.mark.usefixtures("wildcards")
+def test_units_and_names_are_those_of_documents_and_vendors(run: Run) -> None:
+    """Units as a price file spells them, models as their seller or the file spells them."""
+    out = run("prices", "show", "gpt-5").out
+    rates = run("prices", "show", "gpt-5", "--json").json[0]["rates"]
+
+    assert "cached_input_tokens" in out
+    assert "reasoning_tokens" in out
+    assert "cache_read_tokens" not in out
+    assert "output_reasoning_tokens" not in out
+    assert [rate["unit"] for rate in rates] == [
+        *("input_tokens", "cached_input_tokens", "reasoning_tokens")
+    ]
+    assert "GPT-5 of together, from override [1]" in out.splitlines()
+    assert "Qwen/Own-7B of together" in run("prices", "show", "qwen/own-7b").out
+    assert "Qwen/Own-7B" in run("prices", "list", "--service", "together").out
+
+
+@pytest.mark.usefixtures("wildcards")
+def test_a_rule_for_any_model_does_not_say_that_a_service_sells_this_one(run: Run) -> None:
+    """It is shown for the service that is asked for, and beside a price of that service."""
+    services = {entry["service"] for entry in run("prices", "show", "gpt-5", "--json").json}
+    unknown = run("prices", "show", "no-such-model-at-all")
+
+    assert {"openai", "together"} <= services
+    assert not {"aws", "ollama"} & services
+    assert unknown.code == 1
+    assert "rules for any model of aws, ollama" in unknown.one_error
+    asked = run("prices", "show", "gemma", "--service", "ollama").out
+    assert asked.splitlines() == ["rule for any model of ollama, from declared_free", "    free"]
+
+
+@pytest.mark.usefixtures("wildcards")
+@pytest.mark.parametrize("width", [60, 80])
+def test_prices_are_readable_in_a_common_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """A model is named once, its prices stand below; notes are numbered, tied and wrapped."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    lines = run("prices", "show", "gpt-5").out.splitlines()
+
+    assert max(map(len, lines)) <= width
+    assert sum(line.startswith("gpt-5 of openai") for line in lines) == 1
+    assert "gpt-5 of openai, from genai-prices [2]" in lines
+    assert "[1] contract 4711" in lines
+    assert sum(line.startswith("[2] ") for line in lines) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,6 +16,9 @@ import pytest
 from receipt_dynamo import AIUsageMetric, Settings, UsageClient, open_usage_client
 
 Run = Callable[..., Any]
+
+SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "recorded_replies.jsonl"
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 HOSTILE = "\x1b[31m[red]evil[/red]\u202e\n=1"
 
@@ -234,8 +238,10 @@ def test_the_table_shows_totals_with_separators_and_aligned_points(run: Run) -> 
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_figures_of_any_size_are_exact_and_whole(run: Run, client: UsageClient) -> None:
-    """Very small and very large money keep all digits, in the table and in JSON."""
+def test_figures_of_any_size_are_exact_in_json_and_rounded_in_the_table(
+    run: Run, client: UsageClient
+) -> None:
+    """Very small and very large money keep all digits in JSON and CSV; the table says it rounds."""
     client.put_ai_usage_metrics(
         [
             metric(cost_usd=Decimal("1E-20")),
@@ -247,9 +253,52 @@ def test_figures_of_any_size_are_exact_and_whole(run: Run, client: UsageClient) 
     assert run("report", "--json").json["total"]["cost_usd"] == (
         "12345678901234567.60000000000000000001"
     )
-    total = run("report").out.splitlines()[-1].split()
-    assert total[5] == "12,345,678,901,234,567.60000000000000000001"
-    assert total[2] == "1,000,000,002,000"
+    *_, total, remark = run("report").out.splitlines()
+    assert total.split()[1:] == ["3", "1,000,000,002,000", "20", "12,345,678,901,234,567.6"]
+    assert remark == "costs are rounded to 8 decimals; exact in --json"
+    exact = run("report", "--csv").out
+    assert "12345678901234567.60000000000000000001" in exact
+    assert "rounded" not in exact
+
+
+@pytest.mark.parametrize(
+    ("cost", "shown", "is_rounded"),
+    [
+        ("0.000000125", "0.00000012", True),  # half to even
+        ("0.000000135", "0.00000014", True),
+        ("0.00000012", "0.00000012", False),
+        ("1E-20", "0.00000000", True),  # not a known zero
+        ("0.00", "0", False),
+        ("0.1000000000", "0.1", False),
+    ],
+)
+def test_a_cost_in_the_table_has_at_most_8_decimals(
+    run: Run, client: UsageClient, cost: str, shown: str, is_rounded: bool
+) -> None:
+    """Rounded half-even, and the line that says so stands there only when something was."""
+    client.put_ai_usage_metric(metric(cost_usd=Decimal(cost)))
+
+    out = run("report", "--by", "service").out
+
+    assert out.splitlines()[-1 - is_rounded].split()[-1] == shown
+    assert ("costs are rounded" in out) is is_rounded
+
+
+def test_columns_of_nothing_but_zeros_are_left_out_of_the_table_only(
+    run: Run, client: UsageClient
+) -> None:
+    """Cached, unpriced and errors stand there when any row has one; CSV always has them."""
+    client.put_ai_usage_metric(metric())
+    plain = run("report").out.splitlines()[0]
+    header = run("report", "--csv").out.splitlines()[0]
+    client.put_ai_usage_metric(metric(model="other", error="timeout", cached_input_tokens=1))
+    fuller = run("report").out.splitlines()[0]
+
+    assert plain.split() == ["service", "model", "calls", "input", "output", "cost", "USD"]
+    assert {"cached_input_tokens", "unpriced_calls", "errors"} <= set(header.split(","))
+    assert fuller.split()[-1] == "errors"
+    assert "cached" in fuller
+    assert "unpriced" not in fuller
 
 
 def test_long_names_are_whole_when_piped(run: Run, client: UsageClient) -> None:
@@ -338,6 +387,7 @@ def test_losses_are_shown_by_every_report(run: Run, client: UsageClient) -> None
     for options in ([], ["--unpriced"], ["--by", "day"]):
         out = run("report", *options).out
         assert "1 dropped record (disk 1) with 1,234 input and 0 output tokens, 0.5 USD" in out
+        assert "counted over all jobs: only filters by time, service and model apply" in out
     csv_run = run("report", "--csv")
     assert "1 dropped record" in csv_run.err
     assert "dropped" not in csv_run.out
@@ -364,21 +414,89 @@ def test_records_of_another_destination_are_named(
     assert "DYNAMODB_TABLE_NAME=usage-prod" in ran.err
 
 
-@pytest.mark.parametrize("width", [20, 45, 70, 100, 400])
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let standard output be a terminal of so many columns, without colours."""
+
+    def of_width(width: int) -> None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setattr("rich.console.Console.is_terminal", True)
+
+    return of_width
+
+
+@pytest.mark.parametrize("width", [20, 45, 50, 70, 100, 400])
 def test_a_terminal_of_any_width_shows_everything(
-    run: Run, client: UsageClient, monkeypatch: pytest.MonkeyPatch, width: int
+    run: Run, client: UsageClient, terminal: Callable[[int], None], width: int
 ) -> None:
-    """Names fold, then stand above their figures, then the table becomes blocks. Nothing is cut."""
+    """Names stand above their figures where the table is too wide, then blocks. None is broken."""
     client.put_ai_usage_metric(
         metric(model="arn:aws:bedrock:" + "y" * 60, input_tokens=1_234_567_890)
     )
-    monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    terminal(width)
 
     out = run("report").out
 
     assert "1,234,567,890" in out
     assert "…" not in out
-    assert out.count("y") >= 60
+    assert "y" * 60 in out
+    is_block = any(line.startswith("input  ") for line in out.splitlines())
+    assert is_block is (width < 50)
+
+
+@pytest.mark.parametrize(("width", "lines_of_a_row"), [(120, 1), (80, 1), (60, 2), (50, 2)])
+def test_the_sample_by_service_fits_a_common_terminal(
+    run: Run, terminal: Callable[[int], None], width: int, lines_of_a_row: int
+) -> None:
+    """80 columns hold its table, 50 two lines a row; no line is wider than the terminal."""
+    run("import", SAMPLE)
+    services = len(run("report", "--by", "service", "--json").json["rows"])
+    terminal(width)
+
+    ran = run("report", "--by", "service")
+
+    lines = [ESCAPE.sub("", line) for line in ran.out.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert len(lines) == (services + 2) * lines_of_a_row + 3
+    assert sum(line.startswith("huggingface_together") for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("unknown_model", True),
+        ("unknown_unit", True),
+        ("price_error", True),
+        ("no_usage", False),
+        ("failed_call", False),
+        ("inconsistent_usage", False),
+    ],
+)
+def test_a_price_file_is_named_only_where_it_helps(
+    run: Run, client: UsageClient, reason: str, said: bool
+) -> None:
+    """A call without usage is not mended by a price; one without a price has to come again."""
+    client.put_ai_usage_metrics(
+        [
+            metric(cost_usd=None, unpriced_reason=reason),
+            metric(cost_usd=None, unpriced_reason="no_usage"),
+        ]
+    )
+
+    ran = run("report", "--unpriced")
+
+    assert ("a price file (RECEIPT_USAGE_PRICES) can price 1 call" in ran.err) is said
+    assert ("recorded or imported again" in ran.err) is said
+    assert run("report", "--unpriced", "--json").err == ""
+
+
+def test_an_empty_store_is_named(run: Run, client: UsageClient, usage_dir: Path) -> None:
+    """Whoever looks in the wrong directory sees which one it is; a filter is another matter."""
+    said = f"No calls are recorded in {usage_dir} (RECEIPT_USAGE_DIR)."
+    assert run("report").one_error == said
+    assert run("report", "--unpriced").one_error == said
+
+    client.put_ai_usage_metric(metric())
+    assert run("report", "--job", "x").one_error == "No calls are recorded for this selection."
+    assert run("report", "--unpriced").one_error == "Every call has a price."

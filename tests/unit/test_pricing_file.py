@@ -54,7 +54,9 @@ def load(tmp_path: Path) -> Load:
         ),
         (RULE + "rates = { input_tokens = nan }", "NaN is not a decimal number"),
         (RULE + "rates = { input_tokens = true }", "True is not a decimal number"),
-        (RULE + "rates = { input_tokens = -0.5 }", "-0.5 is negative"),
+        (RULE + "rates = { input_tokens = -0.5 }", "-0.5 is negative. Write a number of 0"),
+        (RULE + "multiplier = 0", "0 is zero. Write a number above 0."),
+        (RULE + "multiplier = -1", "-1 is negative. Write a number above 0."),
         (RULE + "multiplier = 0", "Write a number above 0"),
         (RULE + "per = 0\nrates = { requests = 1 }", "per: 0 is not a whole number"),
         (
@@ -113,7 +115,7 @@ def test_a_price_file_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> N
     with pytest.raises(PriceFileError, match=r"is a directory\. Name a TOML file"):
         PriceBook.load(tmp_path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PriceFileError, match="is not TOML"):
+    with pytest.raises(PriceFileError, match=r"is not text \(UTF-8\)"):
         PriceBook.load(tmp_path / "binary.toml")
 
 
