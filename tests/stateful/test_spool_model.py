@@ -199,5 +199,5 @@ class SpoolModel(RuleBasedStateMachine):
         assert pending_records(self.spool) == 0
 
 
-SpoolModel.TestCase.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)
+SpoolModel.TestCase.settings = settings(max_examples=250, stateful_step_count=30, deadline=None)
 TestSpoolModel = pytest.mark.slow(SpoolModel.TestCase)
