@@ -23,10 +23,17 @@ class ForkGate:
     """
 
     def __init__(self) -> None:
+        self.is_unsafe = False
+        """Whether this process was forked while a thread was within: what is guarded is not to be
+        used in it."""
         self._reset()
         os.register_at_fork(
-            before=self._close, after_in_parent=self._open, after_in_child=self._reset
+            before=self._close, after_in_parent=self._open, after_in_child=self._in_child
         )
+
+    def _in_child(self) -> None:
+        self.is_unsafe = self.is_unsafe or self._inside > 0
+        self._reset()
 
     def _reset(self) -> None:
         self._changed = threading.Condition()

@@ -135,11 +135,16 @@ def _usage_dir(variables: Mapping[str, str]) -> Path:
     """Return the directory for spool and store; a symbolic link to it is followed once, here."""
     chosen = variables.get("RECEIPT_USAGE_DIR")
     if chosen:
-        return Path(os.path.realpath(Path(chosen).expanduser()))
+        try:
+            return Path(os.path.realpath(Path(chosen).expanduser()))
+        except (RuntimeError, ValueError) as error:
+            raise ConfigurationError(
+                f"RECEIPT_USAGE_DIR={chosen!r} is no directory: {error}. Name one by its full path."
+            ) from None
     state = variables.get("XDG_STATE_HOME")
     if state and Path(state).is_absolute():
         return Path(os.path.realpath(state)) / "receipt-usage"
-    home = Path(variables.get("HOME") or "~").expanduser()
+    home = Path(variables.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 - raises nothing
     if home.is_absolute() and _can_write(home):
         return Path(os.path.realpath(home)) / ".local" / "state" / "receipt-usage"
     import tempfile  # rarely needed, and not cheap to import

@@ -21,6 +21,7 @@ __all__ = [
     "INSERT_GAP",
     "INSERT_METRIC",
     "SUMMED",
+    "Page",
     "Sums",
     "add_local_time",
     "gap_row",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PAGE_ROWS = 1000
 _MICROSECOND = timedelta(microseconds=1)
 _COLUMNS = (
     "service ts request_id model operation job_id batch_id github_pr user_id conversation_id "
@@ -73,6 +75,36 @@ def _microseconds(time: datetime) -> int:
 def group_order(value: str | int | None) -> tuple[bool, str | int]:
     """Sort groups by value, the nameless one last."""
     return (value is None, "" if value is None else value)
+
+
+class Page:
+    """Pages through the metrics of a query by their identity, which never changes.
+
+    A row that is replaced between two pages keeps its place, so that none comes twice.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: tuple[int, str, str] | None = None
+
+    def sql(self, query: UsageQuery) -> tuple[str, list[object]]:
+        """Return the statement for the next page, and the values to bind."""
+        conditions, values = where(query)
+        if self._last is not None:
+            conditions += " AND " if conditions else "WHERE "
+            conditions += "(ts, service, request_id) > (?, ?, ?)"
+            values.extend(self._last)
+        return (
+            f"SELECT ts, service, request_id, body FROM metric {conditions} "  # noqa: S608
+            f"ORDER BY ts, service, request_id LIMIT {_PAGE_ROWS}"
+        ), values
+
+    def bodies(self, rows: list[tuple[Any, ...]]) -> list[bytes]:
+        """Return the records of a page, and go on behind it."""
+        ts, service, request_id, _ = rows[-1]
+        self._last = ts, service, request_id
+        return [row[3] for row in rows]
 
 
 class Sums:

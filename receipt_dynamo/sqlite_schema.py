@@ -28,7 +28,7 @@ _VERSION_1 = (
         cost_usd TEXT, unpriced_reason TEXT, failed INTEGER NOT NULL,
         body BLOB NOT NULL,
         UNIQUE (service, request_id, ts))""",
-    "CREATE INDEX IF NOT EXISTS metric_time ON metric (ts)",
+    "CREATE INDEX IF NOT EXISTS metric_time ON metric (ts, service, request_id)",
     *(
         f"CREATE INDEX IF NOT EXISTS metric_{column} ON metric ({column}, ts) "
         f"WHERE {column} IS NOT NULL"

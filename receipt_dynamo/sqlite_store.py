@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -34,6 +34,7 @@ from receipt_dynamo.sqlite_rows import (
     INSERT_GAP,
     INSERT_METRIC,
     SUMMED,
+    Page,
     Sums,
     add_local_time,
     gap_row,
@@ -58,7 +59,7 @@ from receipt_dynamo.store import (
 __all__ = ["SqliteStore"]
 
 _BUSY_SECONDS = 10.0
-_ROWS_AT_ONCE = 500
+_KEYS_AT_ONCE = 400
 _gate = ForkGate()
 """Around every stay inside SQLite; a writing connection is within for all of its life."""
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
@@ -77,6 +78,7 @@ class SqliteStore:
         _stores.add(self)
 
     def _reset(self) -> None:
+        self._pid = os.getpid()
         self._mutex = threading.RLock()
         # Guarded by _mutex
         self._lock = FileLock(self.path.with_name("store.lock"))
@@ -85,6 +87,7 @@ class SqliteStore:
     @contextmanager
     def exclusive(self, timeout: float) -> Iterator[None]:
         """Hold the store's lock, over all threads and processes, with a connection to write."""
+        self._check_fork()
         mutex = self._mutex
         if not mutex.acquire(timeout=max(timeout, 0)):
             raise StoreBusyError(f"{self.path} is busy in another thread. Try again.")
@@ -179,38 +182,31 @@ class SqliteStore:
             raise self._error(error) from error
         return WriteOutcome(acknowledged=len(batch.records))
 
-    @contextmanager
-    def lookup(self) -> Iterator[Callable[[str, str], datetime | None]]:
-        """Yield a function from (service, request id) to the first time recorded under them."""
-        if not check_private_file(self.path):
-            yield lambda _service, _request_id: None
-            return
-        try:
-            connection = self._open_reader()
-        except sqlite3.Error as error:
-            raise self._error(error) from error
-
-        def find(service: str, request_id: str) -> datetime | None:
-            sql = "SELECT min(ts) FROM metric WHERE service = ? AND request_id = ?"
-            try:
-                with _gate:
-                    (found,) = connection.execute(sql, (service, request_id)).fetchone()
-            except sqlite3.Error as error:
-                raise self._error(error) from error
-            return None if found is None else time_of(found)
-
-        try:
-            yield find
-        finally:
-            with _gate:
-                connection.close()
+    def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
+        """Return the first time recorded under each (service, request id) that the store has."""
+        found: dict[tuple[str, str], datetime] = {}
+        wanted = list(keys)
+        for start in range(0, len(wanted), _KEYS_AT_ONCE):
+            some = wanted[start : start + _KEYS_AT_ONCE]
+            pairs = ", ".join(["(?, ?)"] * len(some))
+            rows = self._read(
+                "SELECT service, request_id, min(ts) FROM metric "  # noqa: S608 - values are bound
+                f"WHERE (service, request_id) IN (VALUES {pairs}) GROUP BY service, request_id",
+                [part for key in some for part in key],
+            )
+            found.update({(service, name): time_of(ts) for service, name, ts in rows})
+        return found
 
     def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:
-        """Yield matching metrics, by time. The view is that of the moment of the first ``next``."""
-        conditions, values = where(query)
-        sql = f"SELECT body FROM metric {conditions} ORDER BY ts, seq"  # noqa: S608 - values are bound
-        for (body,) in self._read(sql, values):
-            yield _decode_metric(body)
+        """Yield matching metrics, by time, a page at a time.
+
+        What is stored meanwhile may be among them; none comes twice. No connection stays open
+        between pages, whatever the caller does with the iterator.
+        """
+        page = Page()
+        while rows := self._read(*page.sql(query)):
+            for body in page.bodies(rows):
+                yield _decode_metric(body)
 
     def summarize(
         self, query: UsageQuery, by: Sequence[str], timezone: str = "UTC"
@@ -253,36 +249,42 @@ class SqliteStore:
 
     def _read(
         self, sql: str, values: Sequence[object], timezone: str | None = None
-    ) -> Iterator[Any]:
-        """Yield the rows of a reading connection, which is closed at the end or on ``close``."""
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement, read on a connection of its own."""
+        self._check_fork()
         try:
             if not check_private_file(self.path):
-                return
-            with closing(self._open_reader()) as connection:
-                with _gate:
-                    if timezone is not None:
-                        add_local_time(connection, timezone)
-                    cursor = connection.execute(sql, values)
-                    rows = cursor.fetchmany(_ROWS_AT_ONCE)
-                while rows:
-                    yield from rows
-                    with _gate:
-                        rows = cursor.fetchmany(_ROWS_AT_ONCE)
-        except (sqlite3.Error, OSError) as error:
+                return []
+            with _gate, closing(self._open_reader()) as connection:
+                if timezone is not None:
+                    add_local_time(connection, timezone)
+                return connection.execute(sql, values).fetchall()
+        except (sqlite3.Error, OSError, OverflowError) as error:
             raise self._error(error) from error
 
-    def _open_reader(self) -> sqlite3.Connection:
-        """Return a connection that cannot write. Raises StoreError, sqlite3.Error."""
-        with _gate:
-            connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=_BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
+    def _check_fork(self) -> None:
+        """Raise StoreError in a child that was forked while SQLite was in use.
+
+        SQLite's state is of the whole process: such a child would share its parent's without the
+        parent's locks, and write over its records. It only spools; others deliver.
+        """
+        if _gate.is_unsafe or self._pid != os.getpid():
+            raise StoreError(
+                f"the store {self.path} cannot be used in this process: it was forked while SQLite "
+                "was in use. What it records is in the spool, and is delivered by others."
             )
-            connection.execute("PRAGMA query_only = 1")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
+
+    def _open_reader(self) -> sqlite3.Connection:
+        """Return a connection that cannot write, within the gate. Raises as SQLite does."""
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA query_only = 1")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != len(MIGRATIONS):
             try:
                 with self.exclusive(_BUSY_SECONDS):  # migrates, or says that it is newer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -184,8 +184,8 @@ class UsageStore(Protocol):
     def write(self, batch: Batch) -> WriteOutcome:
         """Take in a batch. Called within ``exclusive``. Raises StoreError."""
 
-    def lookup(self) -> AbstractContextManager[Callable[[str, str], datetime | None]]:
-        """Give a function from (service, request id) to the first time recorded under them."""
+    def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
+        """Return the first time recorded under each (service, request id) that the store has."""
 
     def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:
         """Yield the metrics that match, by time."""

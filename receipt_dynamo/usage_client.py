@@ -10,8 +10,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -320,13 +320,14 @@ class UsageClient:
             last_error=counters.last_error,
         )
 
-    def lookup(self) -> AbstractContextManager[Callable[[str, str], datetime | None]]:
-        """Give a function from (service, request id) to the first time recorded under them.
+    def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
+        """Return the first time recorded under each (service, request id), as far as there is one.
 
-        For importers: a reply that carries no time of its own keeps the one it has. Sees what is in
-        the store, not what the spool holds. Raises StoreError.
+        For importers: a reply that carries no time of its own keeps the one it has. Takes in the
+        spool first. Raises StoreError.
         """
-        return self._store.lookup()
+        self.take_in()
+        return self._store.recorded_times(keys)
 
     def query(self, query: UsageQuery | None = None) -> Iterator[AIUsageMetric]:
         """Yield the metrics that match, by time. Takes in the spool first. Raises StoreError."""

@@ -25,6 +25,7 @@ MIN_ID_CHARACTERS = 20
 REMEMBERED_REPLIES = 4096
 _REQUEST_ID_BYTES = 512
 _ID_BYTES = 256
+_LOWEST, _HIGHEST = -130, 125  # what a metric can cost, as powers of ten
 
 
 class ReplyTimes:
@@ -95,6 +96,8 @@ def price_fields(
     except Exception:
         return {"unpriced_reason": "price_error"}
     if isinstance(outcome, Price):
+        if not _LOWEST <= outcome.cost_usd.adjusted() <= _HIGHEST:  # a price file's slip
+            return {"unpriced_reason": "price_error"}
         return {
             "cost_usd": outcome.cost_usd,
             "price_source": outcome.source,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -190,27 +191,29 @@ def check_details(field: str, value: object) -> FrozenDict:
     """Return billable units by name: whole or finite numbers of 0 or more. None means no units."""
     if value is None:
         return FrozenDict()
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise ValueError(f"{field}={shown(value)} is no dict of unit to number")
+    units: dict[str, int | float] = {}
     if len(value) > MAX_DETAILS:
         raise ValueError(f"{field} has {len(value)} units; at most {MAX_DETAILS} are kept")
     for name, number in value.items():
         if check_text(f"{field} unit", name, 64) is None:
             raise ValueError(f"{field} has a unit without a name")
-        if type(number) is not int and type(number) is not float:
+        if isinstance(number, bool) or not isinstance(number, int | float | Decimal):
             raise ValueError(
                 f"{field}[{name!r}]={shown(number)} is no number: pass an int or float"
             )
         if not (number == 0 or 1e-120 <= number <= MAX_COUNT):  # noqa: PLR2004
             raise ValueError(f"{field}[{name!r}]={number} is out of range: 0 to {MAX_COUNT}")
-    return FrozenDict(value)
+        units[str.__str__(name)] = int(number) if number == int(number) else float(number)
+    return FrozenDict(units)
 
 
 def check_metadata(field: str, value: object) -> FrozenDict:
     """Return a read-only deep copy of a JSON object. None means an empty one."""
     if value is None:
         return FrozenDict()
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise ValueError(f"{field}={shown(value)} is no dict: metadata is a JSON object")
     copy: FrozenDict = _copy_json(field, value, 1)
     return copy
@@ -234,7 +237,7 @@ def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911
         raise ValueError(f"{path}={value} is no number that JSON and DynamoDB can keep")
     if depth > MAX_METADATA_DEPTH:
         raise ValueError(f"{path} is nested deeper than {MAX_METADATA_DEPTH} levels")
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str) or not key or byte_length(f"{path} key", key) > 1024:  # noqa: PLR2004
                 raise ValueError(f"{path} has the key {shown(key)}: keys are text, 1 to 1024 bytes")

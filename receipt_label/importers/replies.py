@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from receipt_dynamo import PutResult
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["FileTally", "ReplyImporter"]
 
 _TAKE_IN_EVERY = 5000  # records: bounds what waits in the spool, however long the file is
-_PROGRESS_EVERY = 64  # lines
+_LINES_AT_ONCE = 256  # looked up together
+_FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 
 
 @dataclass(slots=True)
@@ -74,8 +76,6 @@ class ReplyImporter:
         self._at = at
         self._on_bad = on_bad
         self._waiting = 0
-        self._recorded: Callable[[str, str], datetime | None] = lambda _service, _id: None
-        self._times: dict[tuple[str, str], datetime] = {}  # given since the last take_in
 
     def run(
         self, source: Source, tally: FileTally, progress: Callable[[int], None] | None = None
@@ -88,75 +88,97 @@ class ReplyImporter:
         tally.file_time = source.modified
         tally.is_piped = source.size is None
         repeats: Counter[str] = Counter()
-        with self._tracker.client.lookup() as recorded:
-            self._recorded = recorded
-            for number, item in enumerate(read_items(source), 1):
-                self._take(item, tally, repeats)
-                if progress is not None and number % _PROGRESS_EVERY == 0:
-                    progress(source.position)
+        items = read_items(source)
+        while some := list(islice(items, _LINES_AT_ONCE)):
+            lines = [line for item in some if (line := self._read(item, tally, repeats))]
+            self._record_all(lines, tally)
+            if progress is not None:
+                progress(source.position)
         if progress is not None:
             progress(source.position)
 
-    def _take(self, item: Item, tally: FileTally, repeats: Counter[str]) -> None:
-        reason = item.fault
-        if reason is None:
-            try:
-                self._record(item.value, tally, repeats)
-            except RecursionError:
-                reason = "the JSON is nested too deeply"
-            except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
-                reason = str(error) or type(error).__name__
-        if reason is not None:
-            tally.bad += 1
-            self._on_bad(f"{tally.file}{item.place}", reason)
-        if self._waiting >= _TAKE_IN_EVERY:
-            self._waiting = 0
-            self._times.clear()
-            self._tracker.client.take_in()
+    def _read(self, item: Item, tally: FileTally, repeats: Counter[str]) -> _Line | None:
+        """Return what a line holds; None for one that is bad or no call."""
+        if item.fault is not None:
+            self._bad(item, item.fault, tally)
+            return None
+        try:
+            entry = entry_of(item.value)
+            reply = read_reply(
+                entry.response,
+                url=entry.url,
+                http_status=entry.http_status,
+                request_model=entry.request_model,
+                service=self._service,
+                operation=self._operation,
+            )
+            if isinstance(reply, Skipped):
+                tally.skipped[reply.reason] += 1
+                return None
+            name = _fallback_id(reply, item.value, repeats)
+        except RecursionError:
+            self._bad(item, "the JSON is nested too deeply", tally)
+        except _FAULTS as error:
+            self._bad(item, str(error) or type(error).__name__, tally)
+        else:
+            return _Line(item, reply, name, entry.timestamp or self._at)
+        return None
 
-    def _record(self, value: object, tally: FileTally, repeats: Counter[str]) -> None:
-        entry = entry_of(value)
-        reply = read_reply(
-            entry.response,
-            url=entry.url,
-            http_status=entry.http_status,
-            request_model=entry.request_model,
-            service=self._service,
-            operation=self._operation,
-        )
-        if isinstance(reply, Skipped):
-            tally.skipped[reply.reason] += 1
-            return
-        known = self._known_time(reply)
-        undated = known is None and reply.created is None and (entry.timestamp or self._at) is None
-        time = known or entry.timestamp or self._at or tally.file_time
-        result = self._tracker.record_reply(
-            reply,
-            fallback_request_id=_fallback_id(reply, value, repeats),
-            fallback_timestamp=time,
-        )
-        if result is PutResult.DROPPED:
-            tally.dropped += 1
-            return
-        tally.recorded += 1
-        tally.inside += len(reply.also)
-        tally.dated_by_file += undated
-        tally.told_apart_by_time += undated and request_id_of(reply) is None
-        self._waiting += 1
-        if time is not None and (request_id := request_id_of(reply)):
-            self._times[reply.service, request_id] = time
-
-    def _known_time(self, reply: Reply) -> datetime | None:
-        """Return the time under which a reply without one is recorded already, else None.
+    def _record_all(self, lines: list[_Line], tally: FileTally) -> None:
+        """Record lines, those without a time under the one that the store has for their id.
 
         The vendor's own id says that it is the same call: it must not count again because its file
         was touched or has grown, or because a pipeline recorded it before.
         """
-        request_id = request_id_of(reply)
-        if reply.created is not None or request_id is None:
+        keys = {key for line in lines if (key := line.undated_key) is not None}
+        known = self._tracker.client.recorded_times(keys) if keys else {}
+        for line in lines:
+            key = line.undated_key
+            time = known.get(key) if key is not None else None
+            by_file = time is None and line.time is None and line.reply.created is None
+            time = time or line.time or tally.file_time
+            try:
+                result = self._tracker.record_reply(
+                    line.reply, fallback_request_id=line.fallback_id, fallback_timestamp=time
+                )
+            except _FAULTS as error:
+                self._bad(line.item, str(error) or type(error).__name__, tally)
+                continue
+            if result is PutResult.DROPPED:
+                tally.dropped += 1
+                continue
+            if key is not None and time is not None:
+                known.setdefault(key, time)
+            tally.recorded += 1
+            tally.inside += len(line.reply.also)
+            tally.dated_by_file += by_file
+            tally.told_apart_by_time += by_file and key is None
+            self._waiting += 1
+        if self._waiting >= _TAKE_IN_EVERY:
+            self._waiting = 0
+            self._tracker.client.take_in()
+
+    def _bad(self, item: Item, reason: str, tally: FileTally) -> None:
+        tally.bad += 1
+        self._on_bad(f"{tally.file}{item.place}", reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line that holds a call. ``time`` is the line's own, or the one given for all."""
+
+    item: Item
+    reply: Reply
+    fallback_id: str | None
+    time: datetime | None
+
+    @property
+    def undated_key(self) -> tuple[str, str] | None:
+        """What finds a reply in the store that carries an id of the vendor's, but no time."""
+        request_id = request_id_of(self.reply)
+        if self.reply.created is not None or request_id is None:
             return None
-        key = (reply.service, request_id)
-        return self._times.get(key) or self._recorded(*key)
+        return self.reply.service, request_id
 
 
 def _fallback_id(reply: Reply, value: object, repeats: Counter[str]) -> str | None:

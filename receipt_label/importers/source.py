@@ -91,6 +91,8 @@ class Source:
 def open_source(path: str, now: datetime) -> Iterator[Source]:
     """Open a file, or standard input for ``-``. Raises SourceError, in one line."""
     if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise SourceError("is closed")
         yield _source("standard input", sys.stdin.buffer, now, None)
         return
     try:
@@ -99,8 +101,7 @@ def open_source(path: str, now: datetime) -> Iterator[Source]:
             raise SourceError("is a directory: name the files in it")
         with open(path, "rb") as stream:  # noqa: PTH123
             if stat.S_ISREG(found.st_mode):
-                modified = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
-                yield _source(path, stream, modified, found.st_size)
+                yield _source(path, stream, _changed(found, now), found.st_size)
             else:
                 yield _source(path, stream, now, None)
     except FileNotFoundError:
@@ -113,6 +114,14 @@ def open_source(path: str, now: datetime) -> Iterator[Source]:
         raise SourceError(f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # a NUL in the name
         raise SourceError(f"cannot be opened: {error}") from None
+
+
+def _changed(found: os.stat_result, now: datetime) -> datetime:
+    """Return when the file was last changed; now for a time that no calendar has."""
+    try:
+        return _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
+    except OverflowError:
+        return now
 
 
 def _source(name: str, stream: IO[bytes], modified: datetime, size: int | None) -> Source:

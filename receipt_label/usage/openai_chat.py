@@ -25,7 +25,7 @@ _MODEL_OWNERS: Final = (
     (re.compile(r"grok-"), "x-ai"),
     (re.compile(r"(sonar|r1-1776)(-|$)"), "perplexity"),
     (re.compile(r"(mistral|codestral|magistral|ministral|pixtral|devstral)-\w+"), "mistral"),
-    (re.compile(r"deepseek-(chat|reasoner)$"), "deepseek"),
+    (re.compile(r"deepseek-(chat|reasoner|v4-\w+)$"), "deepseek"),
     (re.compile(r"voyage-"), "voyageai"),
     (re.compile(r"gemini-"), "google"),
     (re.compile(r"(command-|c4ai-)"), "cohere"),
@@ -36,10 +36,10 @@ _MODEL_OWNERS: Final = (
 _MARKS: Final[tuple[tuple[Callable[[Json, Json], bool], str], ...]] = (
     (lambda body, _: isinstance(body.get("provider"), str), "openrouter"),
     (lambda body, _: "x_groq" in body, "groq"),
-    (lambda body, _: body.get("object") == "realtime.response", "openai"),
+    (lambda body, _: body.get("object") in ("realtime.response", "response.compaction"), "openai"),
     (lambda body, _: body.get("system_fingerprint") == "fp_ollama", "ollama"),
     (lambda body, _: "time_info" in body, "cerebras"),
-    (lambda body, _: "prompt_filter_results" in body or "content_filters" in body, "azure"),
+    (lambda body, _: "prompt_filter_results" in body or body.get("content_filters"), "azure"),
     (lambda _, usage: "prompt_cache_hit_tokens" in usage, "deepseek"),
     (lambda _, usage: "is_byok" in usage or "cost_details" in usage, "openrouter"),
 )

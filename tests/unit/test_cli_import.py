@@ -410,13 +410,14 @@ def test_a_long_file_is_taken_in_as_it_is_read(
     """The spool does not grow with the file: its bound must never make an import lose records."""
     monkeypatch.setattr(importing, "_TAKE_IN_EVERY", 10)
     waiting: list[int] = []
-    original = importing.ReplyImporter._take
+    monkeypatch.setattr(importing, "_LINES_AT_ONCE", 4)
+    original = importing.ReplyImporter._record_all
 
     def watch(self: Any, *args: Any) -> None:
         original(self, *args)
         waiting.append(self._tracker.client.pending())
 
-    monkeypatch.setattr(importing.ReplyImporter, "_take", watch)
+    monkeypatch.setattr(importing.ReplyImporter, "_record_all", watch)
     run("import", lines(*(reply(id=f"chatcmpl-0123456789-{n:05}") for n in range(45))))
 
     assert max(waiting) < 10
