@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
 from receipt_dynamo.errors import UsageError
-from receipt_dynamo.spool.reader import SegmentReader, list_segments, set_aside
+from receipt_dynamo.spool.reader import SegmentReader, list_segments, remove_unborn, set_aside
 from receipt_dynamo.spool.segment import HEADER_BYTES, Lines, UnknownFormatError, split_lines
 from receipt_dynamo.store import Batch, StoredRecord, UsageStore
 from receipt_dynamo.utils.clock import Clock
@@ -25,6 +26,7 @@ __all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport"]
 
 BATCH_RECORDS = 500
 _BUSY_SECONDS = 60.0  # how long to wait for a store that others use
+_UNBORN_SECONDS = 60.0  # a segment that has no name after this has no writer either
 _SLICE_SECONDS = 0.5  # how long one drainer keeps the store before others may have it
 _log = logging.getLogger("receipt_dynamo.delivery")
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
@@ -60,6 +62,8 @@ class Delivery:
         self._store = store
         self._clock = clock
         self._warned: set[str] = set()
+        self._removed = 0
+        self._aside: dict[str, int] = {}  # how far the lines of a segment were set aside
 
     def run(
         self,
@@ -73,16 +77,21 @@ class Delivery:
         """
         report = DeliveryReport()
         segments = list_segments(self._directory)
+        removed = self._removed
         for path in segments:
             if not self._drain_segment(path, deadline, report, progress):
                 break
         else:
             report.finished = report.failed_segments == 0
-        if len(segments) == 0 or report.finished:
+        if self._removed > removed and report.finished:
             self._prune(deadline)
         return report
 
     def _prune(self, deadline: float) -> None:
+        """Forget what the store and we noted of segments that are gone."""
+        self._aside.clear()
+        young = self._clock.now() - timedelta(seconds=_UNBORN_SECONDS)
+        remove_unborn(self._directory, int(young.timestamp() * 1e9))
         with self._store.exclusive(self._left(deadline)):
             self._store.prune_positions([path.name for path in list_segments(self._directory)])
 
@@ -99,7 +108,9 @@ class Delivery:
         """Drain one segment; return False when time is up."""
         try:
             with SegmentReader(path) as segment:
-                goal = segment.size()
+                sealed, goal = segment.is_sealed(), segment.size()
+                if not sealed and segment.acked() == goal:
+                    return True  # nothing new: the store need not be opened
                 while True:
                     with self._store.exclusive(self._left(deadline)):
                         until = min(self._clock.monotonic() + _SLICE_SECONDS, deadline)
@@ -147,6 +158,7 @@ class Delivery:
                     progress(delivered)
             if sealed and offset >= size:
                 segment.remove()
+                self._removed += 1
                 return False
             if lines.end == size or offset >= goal or not (lines.payloads or lines.bad):
                 return False
@@ -155,14 +167,13 @@ class Delivery:
 
     def _deliver(self, segment: SegmentReader, lines: Lines, report: DeliveryReport) -> int:
         parsed = _parse(lines.payloads)
-        if lines.bad:
-            set_aside(self._directory / "quarantine", f"{segment.name}.bad", lines.bad)
-            _log.warning("%s: %d damaged lines are in quarantine/", segment.path, len(lines.bad))
-        if parsed.dead:
-            set_aside(self._directory / "dead", f"{segment.name}.jsonl", parsed.dead)
-            _log.error(
-                "%s: %d records can never be stored; see dead/", segment.path, len(parsed.dead)
-            )
+        if (lines.bad or parsed.dead) and self._aside.get(segment.name, 0) < lines.end:
+            self._set_aside(segment, lines.bad, parsed.dead)
+            self._aside[segment.name] = lines.end  # not again, should the store fail now
+        rotten = len(lines.bad) - lines.torn
+        if rotten:
+            now = self._clock.now()
+            parsed.gaps.append(Gap(f"{segment.name}-{lines.end}", now, "corrupt", rotten))
         outcome = self._store.write(
             Batch(
                 records=parsed.records,
@@ -177,6 +188,14 @@ class Delivery:
         report.bad_lines += len(lines.bad)
         return outcome.acknowledged
 
+    def _set_aside(self, segment: SegmentReader, bad: list[bytes], dead: list[bytes]) -> None:
+        if bad:
+            set_aside(self._directory / "quarantine", f"{segment.name}.bad", bad)
+            _log.warning("%s: %d damaged lines are in quarantine/", segment.path, len(bad))
+        if dead:
+            set_aside(self._directory / "dead", f"{segment.name}.jsonl", dead)
+            _log.error("%s: %d records can never be stored; see dead/", segment.path, len(dead))
+
     def _warn_once(self, path: Path, what: str) -> None:
         if path.name not in self._warned:
             self._warned.add(path.name)
@@ -190,7 +209,7 @@ def _read_tail(tail: bytes, size: int) -> Lines:
     record that lacks only its newline is kept.
     """
     lines = split_lines(tail + b"\n", size - len(tail), 1)
-    return Lines(lines.payloads, lines.bad, size)
+    return Lines(lines.payloads, lines.bad, size, torn=len(lines.bad))
 
 
 def _parse(payloads: list[bytes]) -> _Parsed:

@@ -212,7 +212,9 @@ def _store(path: Path) -> Finding:
     try:
         if not check_private_file(path):
             return Finding("ok", "store", f"{path} is not there yet; the first report creates it")
-        uri = f"{path.absolute().as_uri()}?mode=ro"
+        # Without a log beside it the file is read as it is: SQLite would create its side files.
+        plain = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
+        uri = f"{path.absolute().as_uri()}?mode=ro{plain}"
         with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > wanted:

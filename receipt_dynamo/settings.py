@@ -139,7 +139,7 @@ def _usage_dir(variables: Mapping[str, str]) -> Path:
             return Path(os.path.realpath(Path(chosen).expanduser()))
         except (RuntimeError, ValueError) as error:
             raise ConfigurationError(
-                f"RECEIPT_USAGE_DIR={chosen!r} is no directory: {error}. Name one by its full path."
+                f"RECEIPT_USAGE_DIR={chosen!r} is no directory: {str(error).rstrip(chr(46))}. Name it in full."
             ) from None
     state = variables.get("XDG_STATE_HOME")
     if state and Path(state).is_absolute():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,9 +19,9 @@ from receipt_dynamo.spool.segment import (
     split_lines,
     write_ack,
 )
-from receipt_dynamo.spool.writer import SEGMENT_SUFFIX
+from receipt_dynamo.spool.writer import NEW_SUFFIX, SEGMENT_SUFFIX
 
-__all__ = ["SegmentReader", "list_segments", "set_aside", "spool_bytes"]
+__all__ = ["SegmentReader", "list_segments", "remove_unborn", "set_aside", "spool_bytes"]
 
 CHUNK_BYTES = 1 << 20
 
@@ -32,6 +33,21 @@ def list_segments(directory: Path) -> list[Path]:
             return sorted(Path(e.path) for e in entries if e.name.endswith(SEGMENT_SUFFIX))
     except FileNotFoundError:
         return []
+
+
+def remove_unborn(directory: Path, before_ns: int) -> None:
+    """Remove segments whose writer died before they got their name: they hold no record.
+
+    Only those begun before ``before_ns`` (nanoseconds since 1970): to look at a younger one could
+    keep its writer from locking it.
+    """
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            begun = entry.name.split("-", 1)[0]
+            if entry.name.endswith(NEW_SUFFIX) and begun.isdigit() and int(begun) < before_ns:
+                with suppress(OSError), SegmentReader(Path(entry.path)) as segment:
+                    if segment.is_sealed() and segment.size() <= HEADER_BYTES:
+                        segment.remove()
 
 
 def spool_bytes(segments: list[Path]) -> int:

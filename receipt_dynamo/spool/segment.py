@@ -4,8 +4,11 @@
     <crc32 of the json, 8 hex> {json}\\n   one line a record, written by one os.write
 
 The JSON holds no raw newline, so a reader finds its way again after any damage at the next
-newline. The ack is the offset of the first byte that no store has acknowledged yet. It lies in the
-segment itself: one file, one unlink, and rewriting it needs no room on the disk.
+newline. A write that the disk cut short is ended by an empty line: it was never answered STORED,
+and so it is no loss.
+
+The ack is the offset of the first byte that no store has acknowledged yet. It lies in the segment
+itself: one file, one unlink, and rewriting it needs no room on the disk.
 """
 
 from __future__ import annotations
@@ -67,19 +70,24 @@ def encode_line(payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What a stretch of a segment holds: whole records, bad lines, and where it ends."""
+    """What a stretch of a segment holds: whole records, bad lines, and where it ends.
+
+    ``torn`` of the bad lines are writes that the disk cut short: they were never answered STORED.
+    """
 
     payloads: list[bytes]
     bad: list[bytes]
     end: int
+    torn: int = 0
 
 
 def split_lines(data: bytes, start: int, limit: int) -> Lines:
     """Split ``data``, read from offset ``start``, into at most ``limit`` records.
 
     ``end`` is the offset behind the last complete line taken. An empty line is what a writer puts
-    after a torn one; it counts as nothing.
+    behind a torn one.
     """
+    torn = 0
     payloads: list[bytes] = []
     bad: list[bytes] = []
     position = 0
@@ -96,4 +104,5 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
             payloads.append(payload)
         else:
             bad.append(line)
-    return Lines(payloads, bad, start + position)
+            torn += data[position : position + 1] == b"\n"
+    return Lines(payloads, bad, start + position, torn)

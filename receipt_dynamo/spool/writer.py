@@ -85,7 +85,7 @@ class SpoolWriter:
         if descriptor is None or self._size >= self._segment_bytes:
             descriptor = self._open_segment()
         if self._torn:
-            line = b"\n" + line
+            line = b"\n\n" + line
         written = os.write(descriptor, line)
         self._size += written
         self._dirty = True

@@ -34,7 +34,7 @@ _REASONS = {
 @click.option("--operation", help="The operation, whatever the replies say.")
 @click.option("--job", "job_id", help="Record the calls for this job.")
 @click.option("--batch", "batch_id", help="Record the calls for this batch.")
-@click.option("--pr", "github_pr", type=click.IntRange(min=1), help="... this pull request.")
+@click.option("--pr", "github_pr", type=click.IntRange(1, 10**12), help="... this pull request.")
 @click.option("--user", "user_id", help="... this user.")
 @click.option("--conversation", "conversation_id", help="... this conversation.")
 @click.option("--environment", help="... this environment.")

@@ -55,7 +55,7 @@ _OPTIONS = (
     click.option("--operation", help="Only this operation: chat, embeddings, ..."),
     click.option("--job", help="Only this job."),
     click.option("--batch", help="Only this batch."),
-    click.option("--pr", type=click.IntRange(min=1), help="Only this pull request."),
+    click.option("--pr", type=click.IntRange(1, 10**12), help="Only this pull request."),
     click.option("--user", help="Only this user."),
     click.option("--conversation", help="Only this conversation."),
     click.option("--environment", help="Only this environment."),

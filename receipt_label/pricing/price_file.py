@@ -69,7 +69,7 @@ class _At:
                 number = Decimal(value)
             except InvalidOperation:
                 number = None
-        if number is None or not number.is_finite():
+        if number is None or not number.is_finite() or abs(number.adjusted()) > _MOST_ZEROS:
             self.fail(f'{_shown(value)} is not a decimal number. Write it as "2.50".')
         if number < 0 or (positive and number == 0):
             fault = "negative" if number < 0 else "zero"
@@ -91,10 +91,17 @@ class _At:
                 self.fail(f"{value!r} is not a date. Write 2026-01-31 or 2026-01-31T12:00:00Z.")
         if isinstance(value, datetime):
             aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-            return aware.astimezone(UTC)
+            try:
+                return aware.astimezone(UTC)
+            except OverflowError:
+                self.fail(f"{value} is outside the years 1 to 9999. Write 2026-01-31.")
         if not isinstance(value, date):
             self.fail(f"{value!r} is not a date. Write 2026-01-31 or 2026-01-31T12:00:00Z.")
         return datetime.combine(value, time.min, UTC)
+
+
+_MOST_BYTES = 16 << 20
+_MOST_ZEROS = 100  # digits before or behind the decimal point of any price, and then some
 
 
 def _shown(value: object) -> str:
@@ -109,12 +116,17 @@ def load_price_file(path: Path) -> RuleBook:
     at = _At(str(path))
     if path.is_dir():
         at.fail("is a directory. Name a TOML file.")
+    if path.exists() and not path.is_file():
+        at.fail("is no regular file. Name a TOML file.")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         at.fail("no such price file. Create it, or unset RECEIPT_USAGE_PRICES.")
     except OSError as error:
         at.fail(f"cannot be read ({error.strerror}). Make it readable, or name another file.")
+    if len(content) > _MOST_BYTES:
+        at.fail(f"has more than {_MOST_BYTES:,} bytes. Name a TOML file of prices.")
     version = f"sha256:{hashlib.sha256(content).hexdigest()[:12]}"
     return parse_price_file(content, at.file, version)
 
@@ -129,6 +141,8 @@ def parse_price_file(content: bytes, name: str, version: str | None = None) -> R
         document = tomllib.loads(content.decode(), parse_float=Decimal)
     except UnicodeDecodeError:
         at.fail("is not text (UTF-8). Name a TOML file; see docs/prices.md for the form.")
+    except RecursionError:
+        at.fail("is nested too deeply. See docs/prices.md for the form.")
     except (tomllib.TOMLDecodeError, InvalidOperation) as error:
         at.fail(f"is not TOML ({error}). See docs/prices.md for the form.")
     at.check_keys(document, FILE_KEYS)

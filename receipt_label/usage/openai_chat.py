@@ -39,7 +39,7 @@ _MARKS: Final[tuple[tuple[Callable[[Json, Json], bool], str], ...]] = (
     (lambda body, _: body.get("object") in ("realtime.response", "response.compaction"), "openai"),
     (lambda body, _: body.get("system_fingerprint") == "fp_ollama", "ollama"),
     (lambda body, _: "time_info" in body, "cerebras"),
-    (lambda body, _: "prompt_filter_results" in body or body.get("content_filters"), "azure"),
+    (lambda body, _: "prompt_filter_results" in body or bool(body.get("content_filters")), "azure"),
     (lambda _, usage: "prompt_cache_hit_tokens" in usage, "deepseek"),
     (lambda _, usage: "is_byok" in usage or "cost_details" in usage, "openrouter"),
 )

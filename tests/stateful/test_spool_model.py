@@ -110,7 +110,7 @@ class SpoolModel(RuleBasedStateMachine):
     def crash(self, writer: SpoolWriter, torn: int) -> object:
         """A process is killed in the middle of a write; its lock is free, its last bytes torn."""
         path = writer.active_segment
-        line = b"\n" * writer._torn + writer_module.encode_line(self._payload()[1])
+        line = b"\n\n" * writer._torn + writer_module.encode_line(self._payload()[1])
         if path is not None:
             with path.open("ab") as file:
                 file.write(line[: min(torn, 100)])

@@ -358,7 +358,6 @@ def test_any_flipped_bit_costs_only_the_records_it_touches(
     assert (bench.directory / "quarantine").exists() == bool(lost)
 
 
-@pytest.mark.xfail(strict=True, reason="damaged lines are counted in health only, not in reports")
 def test_a_stored_record_that_rotted_on_disk_is_shown_as_lost(bench: Bench) -> None:
     """Every loss is itself counted, and every report shows it."""
     bench.spool("a", "b")
@@ -368,7 +367,6 @@ def test_a_stored_record_that_rotted_on_disk_is_shown_as_lost(bench: Bench) -> N
     assert bench.store.dropped(UsageQuery()).count == 1
 
 
-@pytest.mark.xfail(strict=True, reason="lines are set aside before the store has taken the batch")
 def test_a_store_that_is_away_does_not_fill_the_quarantine(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
