@@ -137,9 +137,9 @@ def _usage_dir(variables: Mapping[str, str]) -> Path:
     if chosen:
         try:
             return Path(os.path.realpath(Path(chosen).expanduser()))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError):  # no such user, a NUL
             raise ConfigurationError(
-                f"RECEIPT_USAGE_DIR={chosen!r} is no directory: {str(error).rstrip(chr(46))}. Name it in full."
+                f"RECEIPT_USAGE_DIR={chosen!r} is no directory that can be found. Name it in full."
             ) from None
     state = variables.get("XDG_STATE_HOME")
     if state and Path(state).is_absolute():

@@ -6,10 +6,11 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from receipt_dynamo import AIUsageMetric
 from receipt_label.pricing import Price, PriceBook
@@ -143,7 +144,7 @@ def _metric(
 
 def _reduced(reply: Reply, refused: ValueError) -> Reply:
     """Return the reply with nothing left that a metric could refuse."""
-    return replace(
+    return msgspec.structs.replace(
         reply,
         model=_clean(reply.model) or "unknown",
         request_model=_clean(reply.request_model),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
+
+import msgspec
 
 from receipt_label.usage import families
 from receipt_label.usage.address import NOWHERE, Address, locate
@@ -102,7 +104,9 @@ class Request:
             where = where._replace(resource=None)
             result = self._read_body(body, call, where)
             if isinstance(result, Reply):
-                return replace(result, price_context={**result.price_context, **BATCH})
+                return msgspec.structs.replace(
+                    result, price_context={**result.price_context, **BATCH}
+                )
             return result
         reading = Reading(where.operation or "chat", None, body.get("model"), body.get("id"))
         reading.error = error
