@@ -283,15 +283,15 @@ class SqliteStore:
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA query_only = 1")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != len(MIGRATIONS):
-            try:
+        try:
+            connection.execute("PRAGMA query_only = 1")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != len(MIGRATIONS):
                 with self.exclusive(_BUSY_SECONDS):  # migrates, or says that it is newer
                     pass
-            except BaseException:
-                connection.close()
-                raise
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _error(self, error: Exception) -> StoreError:
