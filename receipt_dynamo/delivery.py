@@ -151,7 +151,8 @@ class Delivery:
             lines = segment.read(offset, BATCH_RECORDS)
             if lines.end == offset and sealed and size > offset:
                 lines = _read_tail(segment.tail(offset), size)
-            if lines.end > offset:
+            read_on = lines.end > offset
+            if read_on:
                 delivered = self._deliver(segment, lines, report)
                 offset = lines.end
                 if progress is not None:
@@ -160,7 +161,7 @@ class Delivery:
                 segment.remove()
                 self._removed += 1
                 return False
-            if lines.end == size or offset >= goal or not (lines.payloads or lines.bad):
+            if offset >= goal or not read_on:
                 return False
             if self._clock.monotonic() >= until:
                 return True

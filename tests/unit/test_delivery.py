@@ -385,3 +385,15 @@ def test_a_store_that_is_away_does_not_fill_the_quarantine(
     bench.run()
     (kept,) = (bench.directory / "quarantine").iterdir()
     assert len(kept.read_bytes().splitlines()) == 1
+
+
+def test_a_run_goes_on_behind_an_empty_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that ends before the mark of a torn write does not end the run."""
+    monkeypatch.setattr("receipt_dynamo.delivery.BATCH_RECORDS", 2)
+    bench.spool("a", "b")
+    last = encode_line(encode(make_metric(request_id="c"))).rstrip(b"\n")
+    with only_segment(bench.directory).open("ab") as file:
+        file.write(b"\n\n" + last)
+    bench.run()
+    assert bench.stored == ["a", "b", "c"]
+    assert list_segments(bench.directory) == []
