@@ -129,9 +129,9 @@ def _sqlite_insert(directory: Path, stack: ExitStack) -> Operation:
 
 
 def _operations(directory: Path, stack: ExitStack) -> list[tuple[str, bool, Operation]]:
-    quiet = stack.enter_context(_client(directory / "quiet", "external"))
+    quiet = stack.enter_context(_client(directory / "quiet", "manual"))
     busy = stack.enter_context(_client(directory / "busy", "thread"))
-    tracked = stack.enter_context(_client(directory / "tracked", "external"))
+    tracked = stack.enter_context(_client(directory / "tracked", "manual"))
     tracker = AIUsageTracker(tracked, strict=True)
     metric = _metric()
     record = json.loads(json.dumps(RECORD)) | {"timestamp": metric.timestamp.isoformat()}

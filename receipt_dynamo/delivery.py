@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,9 @@ from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.spool.reader import SegmentReader, list_segments, remove_unborn, set_aside
+from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.spool.segment import HEADER_BYTES, Lines, UnknownFormatError, split_lines
+from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.store import Batch, StoredRecord, UsageStore
 from receipt_dynamo.utils.clock import Clock
 
@@ -26,6 +29,7 @@ __all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport"]
 
 BATCH_RECORDS = 500
 _BUSY_SECONDS = 60.0  # how long to wait for a store that others use
+_MEMORY = "memory"  # what stands for a segment's name where records come out of memory
 _UNBORN_SECONDS = 60.0  # a segment that has no name after this has no writer either
 _SLICE_SECONDS = 0.5  # how long one drainer keeps the store before others may have it
 _log = logging.getLogger("receipt_dynamo.delivery")
@@ -87,6 +91,56 @@ class Delivery:
             self._prune(deadline)
         return report
 
+    def drop_oldest(self, excess: int, spool: Spool) -> None:
+        """Remove sealed segments, oldest first, until ``excess`` bytes are gone.
+
+        What they held and no store has is counted as lost, record by record. Raises StoreError.
+        """
+        for path in list_segments(self._directory):
+            if excess <= 0:
+                return
+            with (
+                suppress(FileNotFoundError, UnknownFormatError),
+                SegmentReader(path) as segment,
+                self._store.exclusive(_BUSY_SECONDS),
+            ):
+                if segment.is_gone() or not segment.is_sealed():
+                    continue
+                size = segment.size()
+                self._count_unsent(segment, spool)
+                segment.remove()
+                excess -= size
+
+    def deliver_memory(self, ring: MemoryRing) -> int:
+        """Bring what lies in memory into the store, past a disk that refuses it; return how many.
+
+        Raises StoreError, OSError; what is in no store then stays in memory.
+        """
+        delivered = 0
+        while payloads := ring.peek(BATCH_RECORDS):
+            parsed = _parse(payloads)
+            with self._store.exclusive(_BUSY_SECONDS):
+                batch = Batch(records=parsed.records, segment=_MEMORY, position=0)
+                delivered += self._store.write(batch).acknowledged
+            ring.discard(len(payloads))
+        return delivered
+
+    def _count_unsent(self, segment: SegmentReader, spool: Spool) -> None:
+        offset = self._start(segment)
+        while (lines := segment.read(offset, BATCH_RECORDS)).end > offset:
+            offset = lines.end
+            parsed = _parse(lines.payloads)
+            for record in parsed.records:
+                spool.drop("drop_oldest", record.metric)
+            for gap in parsed.gaps:  # what was lost before stays counted
+                spool.drops.restore(gap)
+
+    def _start(self, segment: SegmentReader) -> int:
+        """Return where the unsent records of a segment begin."""
+        acked = segment.acked()
+        position = self._store.position(segment.name)
+        return acked if position is None else max(position, HEADER_BYTES)
+
     def _prune(self, deadline: float) -> None:
         """Forget what the store and we noted of segments that are gone."""
         self._aside.clear()
@@ -142,9 +196,7 @@ class Delivery:
         """
         if segment.is_gone():
             return False
-        acked = segment.acked()
-        position = self._store.position(segment.name)
-        offset = acked if position is None else max(position, HEADER_BYTES)
+        offset = self._start(segment)
         while True:
             sealed = segment.is_sealed()
             size = segment.size()

@@ -44,10 +44,12 @@ class Health:
     spool_dir: Path
     recorded: int = 0
     stored: int = 0
+    memory: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     delivered: int = 0
     dead: int = 0
     corrupt_lines: int = 0
+    fsync_errors: int = 0
     pending: int = 0
     spool_bytes: int = 0
     spool_segments: int = 0

@@ -17,6 +17,11 @@ __all__ = ["DEPRECATED_TABLE_VARIABLE", "Settings"]
 DEPRECATED_TABLE_VARIABLE = "DYNAMO_TABLE_NAME"
 _PREFIX = "RECEIPT_USAGE_"
 _MIN_SEGMENT_BYTES = 4096
+_WORDS = {
+    "drain": ("thread", "external", "manual"),
+    "overflow": ("drop_newest", "drop_oldest"),
+    "durability": ("process", "fsync"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +29,11 @@ class Settings:
     """The client's settings. Seconds and bytes; an explicit value beats the environment.
 
     ``table_name`` None means the embedded store. ``drain`` is ``thread`` (this process delivers in
-    the background) or ``external`` (another process does). ``exit_flush_seconds`` bounds what the
+    the background), ``external`` (another process delivers; this one syncs) or ``manual`` (no
+    thread at all: flushes and reports deliver). ``max_bytes`` bounds the spool,
+    ``min_free_bytes`` stay free on its disk (None: the larger of 256 MiB and 2 %); where they are
+    reached, ``overflow`` says what is lost first. With ``durability="fsync"`` a put returns when
+    its record is on the disk itself. ``exit_flush_seconds`` bounds what the
     exit hook may take; 0 skips it. ``prices`` is the user's price file.
     """
 
@@ -38,13 +47,22 @@ class Settings:
     prices: Path | None = None
     drain: str = "thread"
     segment_bytes: int = 4 << 20
+    max_bytes: int = 1 << 30
+    min_free_bytes: int | None = None
+    overflow: str = "drop_newest"
+    durability: str = "process"
     exit_flush_seconds: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.drain not in ("thread", "external"):
-            raise ConfigurationError(
-                f"{_PREFIX}DRAIN={self.drain!r} is unknown: 'thread' or 'external'"
-            )
+        for name, words in _WORDS.items():
+            value = getattr(self, name)
+            if value not in words:
+                choices = " or ".join(map(repr, words))
+                raise ConfigurationError(f"{_PREFIX}{name.upper()}={value!r} is unknown: {choices}")
+        for name in ("max_bytes", "min_free_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigurationError(f"{_PREFIX}{name.upper()}={value} is negative")
         if self.segment_bytes < _MIN_SEGMENT_BYTES:
             raise ConfigurationError(
                 f"{_PREFIX}SEGMENT_BYTES={self.segment_bytes} is too small: "
@@ -96,6 +114,10 @@ class Settings:
             ("prices", Path),
             ("drain", str),
             ("segment_bytes", int),
+            ("max_bytes", int),
+            ("min_free_bytes", int),
+            ("overflow", str),
+            ("durability", str),
             ("exit_flush_seconds", float),
         ):
             text = variables.get(_PREFIX + name.upper())

@@ -49,7 +49,7 @@ def open_client(tmp_path: Path) -> Iterator[Callable[..., UsageClient]]:
     opened: list[UsageClient] = []
 
     def open_one(**changes: object) -> UsageClient:
-        chosen = {"usage_dir": tmp_path / "usage", "drain": "external", **changes}
+        chosen = {"usage_dir": tmp_path / "usage", "drain": "manual", **changes}
         client = open_usage_client(Settings(**chosen))
         opened.append(client)
         return client

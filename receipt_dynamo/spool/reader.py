@@ -12,6 +12,7 @@ from typing import Self
 
 from receipt_dynamo.errors import DirectoryRefusedError
 from receipt_dynamo.files import create_private_file, secure_directory
+from receipt_dynamo.spool.names import NEW_SUFFIX, SEGMENT_SUFFIX
 from receipt_dynamo.spool.segment import (
     HEADER_BYTES,
     Lines,
@@ -19,7 +20,6 @@ from receipt_dynamo.spool.segment import (
     split_lines,
     write_ack,
 )
-from receipt_dynamo.spool.writer import NEW_SUFFIX, SEGMENT_SUFFIX
 
 __all__ = ["SegmentReader", "list_segments", "remove_unborn", "set_aside", "spool_bytes"]
 

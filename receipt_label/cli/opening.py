@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["note_other_destinations", "open_client", "read_settings"]
 
 
-def read_settings(drain: str | None = "external") -> Settings:
+def read_settings(drain: str | None = "manual") -> Settings:
     """Return the settings of this environment; a warning becomes a line. Raises ConfigurationError.
 
     A command delivers in its own thread, when it wants to: no background thread is started, unless

@@ -107,7 +107,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def report(tmp_path: Path) -> list[str]:
     """Return the ids that a report in a new client shows."""
-    with open_usage_client(Settings(usage_dir=tmp_path / "usage", drain="external")) as client:
+    with open_usage_client(Settings(usage_dir=tmp_path / "usage", drain="manual")) as client:
         ids = stored_ids(client)
         summary = client.summarize()[0]
         assert summary.calls == len(ids)

@@ -50,7 +50,7 @@ def test_doctor_changes_nothing(run: Run, usage_dir: Path) -> None:
     run("doctor")
     assert not usage_dir.exists()
 
-    with open_usage_client(Settings.from_env(drain="external")) as client:
+    with open_usage_client(Settings.from_env(drain="manual")) as client:
         client.query()
         client.put_ai_usage_metric(
             AIUsageMetric("tool", "search", "call", datetime(2026, 1, 1, tzinfo=UTC))
@@ -123,7 +123,7 @@ def test_what_was_set_aside_and_what_waits_elsewhere_is_warned_of(
     run: Run, usage_dir: Path
 ) -> None:
     """Dead records, damaged lines, and records of another destination."""
-    with open_usage_client(Settings.from_env(drain="external")) as client:
+    with open_usage_client(Settings.from_env(drain="manual")) as client:
         client.put_ai_usage_metric(
             AIUsageMetric("tool", "search", "call", datetime(2026, 1, 1, tzinfo=UTC))
         )

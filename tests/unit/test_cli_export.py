@@ -38,7 +38,7 @@ METRIC = AIUsageMetric(
 @pytest.fixture(autouse=True)
 def _recorded(usage_dir: Path) -> None:
     assert usage_dir
-    with open_usage_client(Settings.from_env(drain="external")) as client:
+    with open_usage_client(Settings.from_env(drain="manual")) as client:
         client.put_ai_usage_metric(METRIC)
         client.put_ai_usage_metric(
             AIUsageMetric("tool", "search", "call", datetime(2026, 1, 1, tzinfo=UTC), "r-0")

@@ -387,6 +387,7 @@ def test_a_dropped_record_is_said_and_is_a_fault(
     run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the disk refuses, the exit code says so and the report shows the loss."""
+    from receipt_dynamo.spool.ring import MemoryRing
     from receipt_dynamo.spool.writer import SpoolWriter
 
     append = SpoolWriter.append
@@ -397,6 +398,7 @@ def test_a_dropped_record_is_said_and_is_a_fault(
         append(self, payload, count=count)
 
     monkeypatch.setattr(SpoolWriter, "append", refuse)
+    monkeypatch.setattr(MemoryRing, "offer", lambda *_: False)
     ran = run("import", lines(reply()))
     monkeypatch.undo()
 

@@ -41,7 +41,7 @@ def metric(**changes: Any) -> AIUsageMetric:
 def client(usage_dir: Path) -> Iterator[UsageClient]:
     """A client that records into the store of this test."""
     assert usage_dir
-    with open_usage_client(Settings.from_env(drain="external")) as client:
+    with open_usage_client(Settings.from_env(drain="manual")) as client:
         yield client
 
 

@@ -65,14 +65,14 @@ def test_an_explicit_value_beats_the_environment_beats_the_default(tmp_path: Pat
         "RECEIPT_USAGE_DIR": str(tmp_path / "env"),
         "RECEIPT_USAGE_SEGMENT_BYTES": "8192",
         "RECEIPT_USAGE_EXIT_FLUSH_SECONDS": "0.5",
-        "RECEIPT_USAGE_DRAIN": "external",
+        "RECEIPT_USAGE_DRAIN": "manual",
         "RECEIPT_USAGE_PRICES": "/prices.toml",
         "AWS_REGION": "eu-central-1",
         "DEPLOYMENT_VERSION": "v7",
     }
     found = Settings.from_env(variables, segment_bytes=16384, drain=None)
     assert found.usage_dir == tmp_path / "env"
-    assert (found.segment_bytes, found.exit_flush_seconds, found.drain) == (16384, 0.5, "external")
+    assert (found.segment_bytes, found.exit_flush_seconds, found.drain) == (16384, 0.5, "manual")
     assert (found.prices, found.region) == (Path("/prices.toml"), "eu-central-1")
     assert found.deployment_version == "v7"
     assert Settings.from_env({"HOME": str(tmp_path)}).segment_bytes == 4 << 20

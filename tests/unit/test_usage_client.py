@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -27,7 +28,9 @@ from receipt_dynamo import (
     open_usage_client,
 )
 from receipt_dynamo import usage_client as module
+from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.spool import writer as writer_module
+from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.sqlite_store import SqliteStore
 from tests.support import FakeClock, in_fork, make_metric, stored_ids
 
@@ -42,8 +45,11 @@ def refuse(*_: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_client_reads_its_own_writes_without_any_thread(client: UsageClient) -> None:
+def test_a_client_reads_its_own_writes_without_any_thread(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Recording, and every question takes in the spool first."""
+    monkeypatch.setattr(Drainer, "start", lambda _self: None)
     metrics = [make_metric(cost_usd=Decimal("0.5")) for _ in range(3)]
     assert client.put_ai_usage_metrics(metrics) == [PutResult.STORED] * 3
     assert client.pending() == 3
@@ -109,27 +115,101 @@ def test_a_put_never_raises_though_the_pipelines_log_handler_does(client: UsageC
         logging.getLogger("receipt_dynamo").removeHandler(handler)
 
 
-def test_a_full_disk_drops_and_counts_and_recovers_by_itself(
+def test_a_full_disk_keeps_in_memory_then_drops_and_recovers_by_itself(
     client: UsageClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was stored stays, what was refused is one gap record as soon as there is room."""
+    """What was stored stays; what memory holds is written as soon as there is room; the rest is
+    one gap record."""
+    client._pipeline.spool.ring = MemoryRing(max_records=3)
     client.put_ai_usage_metric(make_metric(request_id="before"))
-    client._machinery.writer.seal()
+    client._pipeline.spool.writer.seal()
     with monkeypatch.context() as disk:
         disk.setattr(writer_module.os, "write", refuse)
-        answers = [client.put_ai_usage_metric(make_metric(input_tokens=3)) for _ in range(5)]
-    assert answers == [PutResult.DROPPED] * 5
+        answers = [
+            client.put_ai_usage_metric(make_metric(request_id=f"m{n}", input_tokens=3))
+            for n in range(5)
+        ]
+        held = client.health()
+    assert answers == [PutResult.MEMORY] * 3 + [PutResult.DROPPED] * 2
+    assert (held.recorded, held.stored, held.memory) == (6, 1, 3)
     assert client.put_ai_usage_metric(make_metric(request_id="after")) is PutResult.STORED
-    assert sorted(stored_ids(client)) == ["after", "before"]
+    assert sorted(stored_ids(client)) == ["after", "before", "m0", "m1", "m2"]
     dropped = client.dropped()
-    assert (dropped.count, dropped.input_tokens, dropped.by_reason) == (5, 15, {"disk": 5})
+    assert (dropped.count, dropped.input_tokens, dropped.by_reason) == (2, 6, {"disk": 2})
     health = client.health()
-    assert (health.recorded, health.stored, dict(health.dropped)) == (7, 2, {"disk": 5})
+    assert (health.recorded, health.stored, health.memory) == (7, 5, 0)
+    assert dict(health.dropped) == {"disk": 2}
+
+
+def test_memory_is_delivered_past_a_disk_that_stays_full(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may take what the spool's disk refuses."""
+    spool = client._pipeline.spool
+    refused = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(spool.writer, "append", Mock(side_effect=refused))
+    assert client.put_ai_usage_metric(make_metric(request_id="m")) is PutResult.MEMORY
+    assert client.flush().delivered == 1
+    assert len(spool.ring) == 0
+    assert stored_ids(client) == ["m"]
+
+
+def test_what_memory_still_holds_at_the_end_is_counted(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that closes while neither disk nor store takes a record counts it as lost."""
+    spool = client._pipeline.spool
+    refused = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as disk:
+        disk.setattr(spool.writer, "append", Mock(side_effect=refused))
+        disk.setattr(SqliteStore, "write", Mock(side_effect=StoreError("full")))
+        client.put_ai_usage_metric(make_metric(input_tokens=7, output_tokens=0))
+        client.close(1)
+    assert client.dropped().by_reason == {"memory": 1}
+    assert client.dropped().input_tokens == 7
+
+
+def test_the_bound_of_the_spool_holds_and_opens_again(open_client: Open) -> None:
+    """At max_bytes records go to memory; once the spool is drained they are stored again."""
+    client = open_client(segment_bytes=4096, max_bytes=20_000)
+    spool = client._pipeline.spool
+    answers = [client.put_ai_usage_metric(make_metric(request_id=f"{n:04}")) for n in range(400)]
+    assert set(answers) == {PutResult.STORED, PutResult.MEMORY}
+    held = sum(path.stat().st_size for path in client.settings.spool_dir.glob("*.seg"))
+    assert held <= 20_000 + 4096
+    assert client.flush().pending == 0
+    assert len(stored_ids(client)) == 400
+    assert len(spool.ring) == 0
+    assert client.put_ai_usage_metric(make_metric()) is PutResult.STORED
+
+
+def test_room_that_must_stay_free_is_kept(open_client: Open) -> None:
+    """A disk with less than min_free_bytes is left to others."""
+    client = open_client(min_free_bytes=1 << 60)
+    assert client.put_ai_usage_metric(make_metric()) is PutResult.MEMORY
+
+
+def test_the_oldest_go_first_where_that_is_chosen(open_client: Open) -> None:
+    """drop_oldest removes sealed segments and counts each record in them with its figures."""
+    client = open_client(segment_bytes=4096, max_bytes=16_384, overflow="drop_oldest")
+    pipeline = client._pipeline
+    for n in range(400):
+        metric = make_metric(request_id=f"{n:04}", input_tokens=2, output_tokens=1)
+        client.put_ai_usage_metric(metric)
+        if n % 10 == 9:
+            pipeline.make_room()
+            pipeline.maintain()
+    kept = stored_ids(client)
+    dropped = client.dropped()
+    assert 0 < dropped.count < 400
+    assert dropped.by_reason == {"drop_oldest": dropped.count}
+    assert dropped.input_tokens == 2 * dropped.count
+    assert kept == [f"{n:04}" for n in range(dropped.count, 400)]
 
 
 def test_drops_are_written_at_once_then_once_a_second(tmp_path: Path, clock: FakeClock) -> None:
     """A storm of drops costs one gap record a second, and the first one none of its time."""
-    settings = Settings(usage_dir=tmp_path / "u", drain="external")
+    settings = Settings(usage_dir=tmp_path / "u", drain="manual")
     client = UsageClient(settings, SqliteStore(settings.store_path), clock=clock)
     for _ in range(3):
         client.count_dropped("disk")
@@ -162,7 +242,7 @@ def test_a_flush_tells_the_truth(client: UsageClient, monkeypatch: pytest.Monkey
         report = client.flush()
         assert (report.delivered, report.pending, report.dead) == (0, 3, 0)
         assert client.health().last_error == "the store is away"
-    client._machinery.writer.append(b"poison")
+    client._pipeline.spool.writer.append(b"poison")
     report = client.flush()
     assert (report.delivered, report.pending, report.dead) == (3, 0, 1)
     assert client.health().last_error is None
@@ -210,7 +290,7 @@ def test_health_tells_what_this_process_did_and_what_waits_for_all(
     """Counts are this client's own, the spool's figures everybody's."""
     other = open_client()
     other.put_ai_usage_metric(make_metric())
-    settings = Settings(usage_dir=tmp_path / "usage", drain="external")
+    settings = Settings(usage_dir=tmp_path / "usage", drain="manual")
     client = UsageClient(settings, SqliteStore(settings.store_path), clock=clock)
     client.put_ai_usage_metric(make_metric())
     health = client.health()

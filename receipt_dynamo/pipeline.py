@@ -1,0 +1,122 @@
+"""The local pipeline of one destination: from the spool to the store, by whichever thread comes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from receipt_dynamo.delivery import Delivery, DeliveryReport
+from receipt_dynamo.errors import UsageError
+from receipt_dynamo.files import FileLock
+from receipt_dynamo.spool.bounds import SpoolBounds
+from receipt_dynamo.spool.spool import Spool
+from receipt_dynamo.utils.clock import Clock
+
+__all__ = ["Counters", "Pipeline"]
+
+_log = logging.getLogger("receipt_dynamo.pipeline")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this process has done. Written by the thread that holds ``delivering``."""
+
+    delivered: int = 0
+    dead: int = 0
+    bad_lines: int = 0
+    last_delivery: datetime | None = None
+    last_error: str | None = None
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """Spool, delivery and leadership of one destination. It lives on when its client is gone.
+
+    Thread-safe: one thread delivers at a time, and one signal handler may interrupt it.
+    """
+
+    spool: Spool
+    delivery: Delivery
+    leader: FileLock
+    clock: Clock
+    external: bool
+    drops_oldest: bool
+    bounds: SpoolBounds
+    counters: Counters = field(default_factory=Counters)
+    delivering: threading.Lock = field(default_factory=threading.Lock)
+    deliverer: int | None = None
+
+    def maintain(self) -> None:
+        """Bring what lies in memory to the disk, and everything on the disk to safety."""
+        try:
+            self.spool.maintain()
+        except OSError as error:
+            self.counters.last_error = f"the spool: {error}"
+
+    def tick(self) -> None:
+        """One round of the background thread."""
+        if self.drops_oldest:
+            self.make_room()
+        self.maintain()
+        if self.external:
+            return
+        try:
+            if self.leader.try_acquire():
+                self.deliver(self.clock.monotonic() + 30.0)
+        except (UsageError, OSError) as error:
+            self.note_error(error)
+
+    def make_room(self) -> None:
+        """Remove the oldest segments while the spool is over its bound; count what they held."""
+        try:
+            excess = self.bounds.excess()
+            if excess > 0 and self.delivering.acquire(blocking=False):
+                try:
+                    self.delivery.drop_oldest(excess, self.spool)
+                finally:
+                    self.delivering.release()
+        except (UsageError, OSError) as error:
+            self.note_error(error)
+
+    def deliver(
+        self, deadline: float, progress: Callable[[int], None] | None = None
+    ) -> DeliveryReport:
+        """Drain the spool in the calling thread."""
+        left = max(0.0, deadline - self.clock.monotonic())
+        if self.deliverer == threading.get_ident():  # a signal handler within a delivery
+            return DeliveryReport()
+        if not self.delivering.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+            return DeliveryReport()
+        try:
+            self.deliverer = threading.get_ident()
+            report = self.delivery.run(deadline, progress)
+            if len(self.spool.ring):
+                report.delivered += self.delivery.deliver_memory(self.spool.ring)
+            counters = self.counters
+            counters.delivered += report.delivered
+            counters.dead += report.dead
+            counters.bad_lines += report.bad_lines
+            if report.delivered:
+                counters.last_delivery = self.clock.now()
+            counters.last_error = None
+            return report
+        finally:
+            self.deliverer = None
+            self.delivering.release()
+
+    def note_error(self, error: Exception) -> None:
+        """Remember why delivery failed; say it once for as long as it stays the same."""
+        text = str(error)
+        if text != self.counters.last_error:
+            self.counters.last_error = text
+            _log.warning("delivery waits: %s. Nothing is lost; it is tried again.", text)
+
+    def forget_after_fork(self) -> None:
+        """New locks and counters in a child; the parent's tally stays the parent's."""
+        self.delivering = threading.Lock()
+        self.deliverer = None
+        self.spool.forget_after_fork()
+        self.counters = Counters()

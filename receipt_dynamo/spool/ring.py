@@ -1,0 +1,49 @@
+"""The memory ring: records that the disk refuses, kept until they can be written or delivered."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+__all__ = ["MemoryRing"]
+
+RING_RECORDS = 2000
+RING_BYTES = 2 << 20
+
+
+class MemoryRing:
+    """A bounded queue of payloads, oldest first. Thread-safe. A kill loses what it holds."""
+
+    def __init__(self, max_records: int = RING_RECORDS, max_bytes: int = RING_BYTES) -> None:
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._lock = threading.RLock()
+        # Guarded by _lock
+        self._payloads: deque[bytes] = deque()
+        self._bytes = 0
+
+    def offer(self, payload: bytes) -> bool:
+        """Keep ``payload``; return False when the ring is full."""
+        with self._lock:
+            if (
+                len(self._payloads) >= self._max_records
+                or self._bytes + len(payload) > self._max_bytes
+            ):
+                return False
+            self._payloads.append(payload)
+            self._bytes += len(payload)
+            return True
+
+    def peek(self, limit: int) -> list[bytes]:
+        """Return the oldest ``limit`` payloads; they stay until ``discard``."""
+        with self._lock:
+            return [self._payloads[i] for i in range(min(limit, len(self._payloads)))]
+
+    def discard(self, count: int) -> None:
+        """Let go of the oldest ``count`` payloads: they are safe elsewhere."""
+        with self._lock:
+            for _ in range(min(count, len(self._payloads))):
+                self._bytes -= len(self._payloads.popleft())
+
+    def __len__(self) -> int:
+        return len(self._payloads)
