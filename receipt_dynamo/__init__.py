@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StoreVersionError,
         UsageError,
     )
+    from receipt_dynamo.fork_gate import ForkGate
     from receipt_dynamo.health import FlushReport, Health, PutResult
     from receipt_dynamo.settings import Settings
     from receipt_dynamo.store import (
@@ -51,6 +52,7 @@ __all__ = [
     "Environment",
     "Finding",
     "FlushReport",
+    "ForkGate",
     "Health",
     "PutResult",
     "Settings",
@@ -82,6 +84,7 @@ _MODULES = {
     "environment": "Environment detect_environment",
     "errors": "ConfigurationError DirectoryRefusedError StoreBusyError StoreError "
     "StoreVersionError UsageError",
+    "fork_gate": "ForkGate",
     "health": "FlushReport Health PutResult",
     "settings": "Settings",
     "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "

@@ -6,7 +6,6 @@ only when the store has acknowledged it, or when it lies in ``dead/`` or ``quara
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import msgspec
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
 from receipt_dynamo.errors import UsageError
+from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.reader import SegmentReader, list_segments, remove_unborn, set_aside
 from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.spool.segment import HEADER_BYTES, Lines, UnknownFormatError, split_lines
@@ -32,7 +32,7 @@ _BUSY_SECONDS = 60.0  # how long to wait for a store that others use
 _MEMORY = "memory"  # what stands for a segment's name where records come out of memory
 _UNBORN_SECONDS = 60.0  # a segment that has no name after this has no writer either
 _SLICE_SECONDS = 0.5  # how long one drainer keeps the store before others may have it
-_log = logging.getLogger("receipt_dynamo.delivery")
+_log = safe_logger("receipt_dynamo.delivery")
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 
@@ -67,7 +67,8 @@ class Delivery:
         self._clock = clock
         self._warned: set[str] = set()
         self._removed = 0
-        self._aside: dict[str, int] = {}  # how far the lines of a segment were set aside
+        self._acked: dict[str, int] = {}  # how far we brought a segment ourselves
+        self._aside: dict[str, tuple[int, int, int]] = {}  # from where, how many bad, how many dead
 
     def run(
         self,
@@ -144,6 +145,7 @@ class Delivery:
     def _prune(self, deadline: float) -> None:
         """Forget what the store and we noted of segments that are gone."""
         self._aside.clear()
+        self._acked.clear()
         young = self._clock.now() - timedelta(seconds=_UNBORN_SECONDS)
         remove_unborn(self._directory, int(young.timestamp() * 1e9))
         with self._store.exclusive(self._left(deadline)):
@@ -163,7 +165,7 @@ class Delivery:
         try:
             with SegmentReader(path) as segment:
                 sealed, goal = segment.is_sealed(), segment.size()
-                if not sealed and segment.acked() == goal:
+                if not sealed and self._acked.get(segment.name) == goal:
                     return True  # nothing new: the store need not be opened
                 while True:
                     with self._store.exclusive(self._left(deadline)):
@@ -205,7 +207,7 @@ class Delivery:
                 lines = _read_tail(segment.tail(offset), size)
             read_on = lines.end > offset
             if read_on:
-                delivered = self._deliver(segment, lines, report)
+                delivered = self._deliver(segment, offset, lines, report)
                 offset = lines.end
                 if progress is not None:
                     progress(delivered)
@@ -218,11 +220,12 @@ class Delivery:
             if self._clock.monotonic() >= until:
                 return True
 
-    def _deliver(self, segment: SegmentReader, lines: Lines, report: DeliveryReport) -> int:
+    def _deliver(
+        self, segment: SegmentReader, offset: int, lines: Lines, report: DeliveryReport
+    ) -> int:
         parsed = _parse(lines.payloads)
-        if (lines.bad or parsed.dead) and self._aside.get(segment.name, 0) < lines.end:
-            self._set_aside(segment, lines.bad, parsed.dead)
-            self._aside[segment.name] = lines.end  # not again, should the store fail now
+        if lines.bad or parsed.dead:
+            self._set_aside(segment, offset, lines.bad, parsed.dead)
         rotten = len(lines.bad) - lines.torn
         if rotten:
             now = self._clock.now()
@@ -236,18 +239,27 @@ class Delivery:
             )
         )
         segment.ack(lines.end)
+        self._acked[segment.name] = lines.end
         report.delivered += outcome.acknowledged
         report.dead += len(parsed.dead)
         report.bad_lines += len(lines.bad)
         return outcome.acknowledged
 
-    def _set_aside(self, segment: SegmentReader, bad: list[bytes], dead: list[bytes]) -> None:
+    def _set_aside(
+        self, segment: SegmentReader, offset: int, bad: list[bytes], dead: list[bytes]
+    ) -> None:
+        """Keep what cannot be read or delivered; once, however often the store then fails."""
+        start, bad_before, dead_before = self._aside.get(segment.name, (offset, 0, 0))
+        if start != offset:
+            bad_before = dead_before = 0
+        bad, dead = bad[bad_before:], dead[dead_before:]
         if bad:
             set_aside(self._directory / "quarantine", f"{segment.name}.bad", bad)
             _log.warning("%s: %d damaged lines are in quarantine/", segment.path, len(bad))
         if dead:
             set_aside(self._directory / "dead", f"{segment.name}.jsonl", dead)
             _log.error("%s: %d records can never be stored; see dead/", segment.path, len(dead))
+        self._aside[segment.name] = offset, bad_before + len(bad), dead_before + len(dead)
 
     def _warn_once(self, path: Path, what: str) -> None:
         if path.name not in self._warned:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable
 
+from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Drainer"]
 
 TICK_SECONDS = 1.0
 LINGER_SECONDS = 0.2
-_log = logging.getLogger("receipt_dynamo.drainer")
+_log = safe_logger("receipt_dynamo.drainer")
 
 
 class Drainer:

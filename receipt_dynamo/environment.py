@@ -7,14 +7,15 @@ durability or resilience off.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from enum import StrEnum
 
+from receipt_dynamo.logs import safe_logger
+
 __all__ = ["Environment", "detect_environment", "environment_source"]
 
-_log = logging.getLogger("receipt_dynamo.environment")
+_log = safe_logger("receipt_dynamo.environment")
 
 
 class Environment(StrEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,13 +10,14 @@ from datetime import datetime
 from receipt_dynamo.delivery import Delivery, DeliveryReport
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.files import FileLock
+from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolBounds
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Counters", "Pipeline"]
 
-_log = logging.getLogger("receipt_dynamo.pipeline")
+_log = safe_logger("receipt_dynamo.pipeline")
 
 
 @dataclass(slots=True)
@@ -46,8 +46,8 @@ class Pipeline:
     drops_oldest: bool
     bounds: SpoolBounds
     counters: Counters = field(default_factory=Counters)
-    delivering: threading.Lock = field(default_factory=threading.Lock)
-    deliverer: int | None = None
+    delivering: threading.RLock = field(default_factory=threading.RLock)
+    running: bool = False
 
     def maintain(self) -> None:
         """Bring what lies in memory to the disk, and everything on the disk to safety."""
@@ -75,7 +75,8 @@ class Pipeline:
             excess = self.bounds.excess()
             if excess > 0 and self.delivering.acquire(blocking=False):
                 try:
-                    self.delivery.drop_oldest(excess, self.spool)
+                    if not self.running:
+                        self.delivery.drop_oldest(excess, self.spool)
                 finally:
                     self.delivering.release()
         except (UsageError, OSError) as error:
@@ -86,37 +87,44 @@ class Pipeline:
     ) -> DeliveryReport:
         """Drain the spool in the calling thread."""
         left = max(0.0, deadline - self.clock.monotonic())
-        if self.deliverer == threading.get_ident():  # a signal handler within a delivery
-            return DeliveryReport()
         if not self.delivering.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
             return DeliveryReport()
         try:
-            self.deliverer = threading.get_ident()
-            report = self.delivery.run(deadline, progress)
-            if len(self.spool.ring):
-                report.delivered += self.delivery.deliver_memory(self.spool.ring)
-            counters = self.counters
-            counters.delivered += report.delivered
-            counters.dead += report.dead
-            counters.bad_lines += report.bad_lines
-            if report.delivered:
-                counters.last_delivery = self.clock.now()
-            counters.last_error = None
-            return report
+            if self.running:  # a signal handler within a delivery of its own thread
+                return DeliveryReport()
+            self.running = True
+            try:
+                return self._deliver(deadline, progress)
+            finally:
+                self.running = False
         finally:
-            self.deliverer = None
             self.delivering.release()
+
+    def _deliver(self, deadline: float, progress: Callable[[int], None] | None) -> DeliveryReport:
+        report = self.delivery.run(deadline, progress)
+        if len(self.spool.ring):
+            report.delivered += self.delivery.deliver_memory(self.spool.ring)
+        counters = self.counters
+        counters.delivered += report.delivered
+        counters.dead += report.dead
+        counters.bad_lines += report.bad_lines
+        if report.delivered:
+            counters.last_delivery = self.clock.now()
+        counters.last_error = None
+        return report
 
     def note_error(self, error: Exception) -> None:
         """Remember why delivery failed; say it once for as long as it stays the same."""
         text = str(error)
         if text != self.counters.last_error:
             self.counters.last_error = text
-            _log.warning("delivery waits: %s. Nothing is lost; it is tried again.", text)
+            _log.warning(
+                "delivery waits: %s. Nothing is lost; it is tried again.", text.rstrip(".")
+            )
 
     def forget_after_fork(self) -> None:
         """New locks and counters in a child; the parent's tally stays the parent's."""
-        self.delivering = threading.Lock()
-        self.deliverer = None
+        self.delivering = threading.RLock()
+        self.running = False
         self.spool.forget_after_fork()
         self.counters = Counters()

@@ -207,7 +207,8 @@ def where(query: UsageQuery) -> tuple[str, list[object]]:
     for column in _FILTERS:
         value = getattr(query, column)
         if value is not None:
-            conditions.append(f"{column} = ?")
+            # "+": by the index of times, which a page follows; that of identities would be sorted
+            conditions.append(f"+{column} = ?" if column == "service" else f"{column} = ?")
             values.append(value)
     if query.unpriced:
         conditions.append("unpriced_reason IS NOT NULL")

@@ -59,7 +59,6 @@ from receipt_dynamo.store import (
 __all__ = ["SqliteStore"]
 
 _BUSY_SECONDS = 10.0
-_KEYS_AT_ONCE = 400
 _gate = ForkGate()
 """Around every stay inside SQLite; a writing connection is within for all of its life."""
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
@@ -95,6 +94,8 @@ class SqliteStore:
             if self._writer is not None:  # already ours, further up the stack
                 yield
                 return
+            if self._lock.held:  # a signal handler, while its own thread opens the store
+                raise StoreBusyError(f"{self.path} is being opened. Try again.")
             secure_directory(self.path.parent)
             self._lock.acquire(timeout)
             try:
@@ -184,17 +185,18 @@ class SqliteStore:
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Return the first time recorded under each (service, request id) that the store has."""
+        self._check_fork()
+        sql = "SELECT min(ts) FROM metric WHERE service = ? AND request_id = ?"
         found: dict[tuple[str, str], datetime] = {}
-        wanted = list(keys)
-        for start in range(0, len(wanted), _KEYS_AT_ONCE):
-            some = wanted[start : start + _KEYS_AT_ONCE]
-            pairs = ", ".join(["(?, ?)"] * len(some))
-            rows = self._read(
-                "SELECT service, request_id, min(ts) FROM metric "  # noqa: S608 - values are bound
-                f"WHERE (service, request_id) IN (VALUES {pairs}) GROUP BY service, request_id",
-                [part for key in some for part in key],
-            )
-            found.update({(service, name): time_of(ts) for service, name, ts in rows})
+        try:
+            if check_private_file(self.path):
+                with _gate, closing(self._open_reader()) as connection:
+                    for key in keys:  # each a seek; one statement for all would scan
+                        (earliest,) = connection.execute(sql, key).fetchone()
+                        if earliest is not None:
+                            found[key] = time_of(earliest)
+        except (sqlite3.Error, OSError) as error:
+            raise self._error(error) from error
         return found
 
     def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:

@@ -6,7 +6,6 @@ The client of the embedded store is this class; the client of a DynamoDB table d
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.errors import ConfigurationError
 from receipt_dynamo.files import FileLock, secure_directory
 from receipt_dynamo.health import FlushReport, Health, PutResult
+from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.bounds import SpoolBounds
@@ -34,7 +34,7 @@ from receipt_dynamo.utils.clock import Clock, SystemClock
 
 __all__ = ["UsageClient", "check_destination", "open_usage_client"]
 
-_log = logging.getLogger("receipt_dynamo.client")
+_log = safe_logger("receipt_dynamo.client")
 
 
 class UsageClient:
@@ -165,11 +165,13 @@ class UsageClient:
         """Flush and stop within ``timeout`` seconds. Idempotent. What is unsent stays spooled."""
         self._closed = True
         deadline = self._clock.monotonic() + max(0.0, timeout)
-        self._drainer.stop(timeout)
-        self.flush(deadline - self._clock.monotonic())
-        self._pipeline.spool.give_up_memory()
-        self._pipeline.spool.writer.close()
-        self._pipeline.leader.release()
+        try:
+            self._drainer.stop(timeout)
+            self.flush(deadline - self._clock.monotonic())
+            self._pipeline.spool.give_up_memory()
+        finally:
+            self._pipeline.spool.writer.close()
+            self._pipeline.leader.release()
         self._store.close()
 
     def has_recorded(self) -> bool:

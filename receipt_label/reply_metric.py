@@ -43,6 +43,15 @@ class ReplyTimes:
         """Take a new lock in a child: a thread of the parent's may have held the old one."""
         self._lock = threading.RLock()
 
+    def note(self, reply: Reply, time: datetime) -> None:
+        """Remember the time that a caller gave to a reply without one."""
+        if reply.response_id is not None and len(reply.response_id) >= MIN_ID_CHARACTERS:
+            with self._lock:
+                self._times[reply.service, reply.response_id] = time
+                self._times.move_to_end((reply.service, reply.response_id))
+                if len(self._times) > REMEMBERED_REPLIES:
+                    self._times.popitem(last=False)
+
     def of(self, reply: Reply, now: datetime) -> datetime:
         """Return the time of a reply without one: ``now``, or what it was given before."""
         if reply.response_id is None or len(reply.response_id) < MIN_ID_CHARACTERS:
@@ -61,10 +70,12 @@ def request_id_of(reply: Reply) -> str | None:
     response_id = reply.response_id
     if response_id is None or len(response_id) < MIN_ID_CHARACTERS:
         return None
-    if not _fits(response_id):
-        digest = hashlib.sha256(response_id.encode("utf-8", "surrogatepass")).hexdigest()
-        return f"sha256-{digest[:32]}"
-    return response_id
+    return response_id if _fits(response_id) else _digest(response_id)
+
+
+def _digest(response_id: str) -> str:
+    digest = hashlib.sha256(response_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"sha256-{digest[:32]}"
 
 
 def price_fields(
@@ -127,10 +138,16 @@ def metrics_of_reply(
         if inner.get("cost_usd") is not None:
             inner["cost_usd"] = Decimal(0)
         metrics += [
-            _metric(other, book, timestamp, f"{request_id[:_ID_BYTES]}-{number}", inner)
+            _metric(other, book, timestamp, _inner_id(request_id, number), inner)
             for number, other in enumerate(reply.also, 1)
         ]
     return metrics
+
+
+def _inner_id(request_id: str, number: int) -> str:
+    """Return the id of a call inside another, within what a request id may have."""
+    name = f"{request_id}-{number}"
+    return name if _fits(name) else f"{_digest(request_id)}-{number}"
 
 
 def _metric(

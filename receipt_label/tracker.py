@@ -19,6 +19,7 @@ from uuid import UUID
 from receipt_dynamo import (
     AIUsageMetric,
     FlushReport,
+    ForkGate,
     Health,
     PutResult,
     UsageClient,
@@ -111,10 +112,11 @@ class AIUsageTracker:
                 probe = AIUsageMetric(
                     "context", "context", "context", _EPOCH, "-", **{name: _as_id(name, value)}
                 )
-            except ValueError as error:
+            except Exception as error:
                 if self.strict:
                     raise
-                self._log_fault(f"{error}. It is left out of the context")
+                with suppress(Exception):  # an error without text
+                    self._log_fault(f"{error}. It is left out of the context")
             else:
                 good[name] = getattr(probe, name)
         return contexts.ContextScope(good)
@@ -264,6 +266,8 @@ class AIUsageTracker:
             time = timestamp or reply.created or fallback_timestamp
             if time is None:
                 time = self._times.of(reply, self._now())
+            elif reply.created is None:
+                self._times.note(reply, time)
             identity = request_id or request_id_of(reply) or fallback_request_id
             metrics = metrics_of_reply(
                 reply,
@@ -365,6 +369,8 @@ class AIUsageTracker:
 
 
 _books: dict[tuple[Path | None, int], PriceBook] = {}
+_loading = ForkGate()
+"""A fork waits for it: a child forked while modules load would find them locked for ever."""
 _books_lock = threading.RLock()  # a signal handler may make a tracker within it
 
 
@@ -377,7 +383,8 @@ def _load_book(given: PriceBook | Path | str | None, setting: Path | None) -> Pr
     with _books_lock:
         book = _books.get((path, changed))
         if book is None:
-            book = _books[path, changed] = PriceBook.load(path)
+            with _loading:
+                book = _books[path, changed] = PriceBook.load(path)
         return book
 
 
@@ -428,7 +435,7 @@ def _believable(count: object) -> int:
 def _believable_money(amount: object) -> Decimal | None:
     try:
         money = amount if isinstance(amount, Decimal) else Decimal(str(amount))
-    except ArithmeticError:
+    except Exception:
         return None
     return money if money.is_finite() and 0 <= money < 10**12 else None
 

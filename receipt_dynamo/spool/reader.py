@@ -113,6 +113,8 @@ class SegmentReader:
         """
         data = os.pread(self._descriptor, CHUNK_BYTES, offset)
         lines = split_lines(data, offset, limit)
+        if len(data) == CHUNK_BYTES and lines.bad and lines.end == offset + len(data):
+            lines = split_lines(data[:-1], offset, limit)  # what follows says whether it was torn
         if lines.end == offset and len(data) == CHUNK_BYTES:
             return Lines([], [data], offset + len(data))
         return lines

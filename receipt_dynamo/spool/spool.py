@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
@@ -12,6 +11,7 @@ import msgspec
 from receipt_dynamo.drops import DropTally
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.health import PutResult
+from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolFullError
 from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.spool.writer import SpoolWriter
@@ -24,7 +24,7 @@ MAX_RECORD_BYTES = 350_000
 
 _GAP_SECONDS = 1.0
 _RING_AT_ONCE = 100
-_log = logging.getLogger("receipt_dynamo.spool")
+_log = safe_logger("receipt_dynamo.spool")
 _encode = msgspec.json.Encoder().encode
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
 
@@ -138,7 +138,14 @@ class Spool:
         Raises OSError, after all of it was tried.
         """
         failure: OSError | None = None
-        for step in (self.writer.refill, self._write_back, self.write_gaps, self.writer.sync):
+        writer = self.writer
+        for step in (
+            writer.refill,
+            writer.end_line,
+            self._write_back,
+            self.write_gaps,
+            writer.sync,
+        ):
             try:
                 step()
             except OSError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import sys
 import threading
@@ -17,6 +16,7 @@ import weakref
 from pathlib import Path
 
 from receipt_dynamo.files import create_private_file, secure_directory
+from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolBounds, SpoolFullError
 from receipt_dynamo.spool.names import NEW_SUFFIX, SEGMENT_SUFFIX
 from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line, format_header, parse_header
@@ -24,9 +24,10 @@ from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line, format_heade
 __all__ = ["SpoolWriter"]
 
 _COPY_BYTES = 1 << 20
+_LINE_END = b"\n\n"  # behind a line that was cut short: its newline, and an empty line as a mark
 _MAX_UNSYNCED = 8  # sealed segments that may wait for a sync; without a thread none ever comes
 _REFUSED_SECONDS = 1.0  # how long a refusal of the bounds is believed without asking again
-_log = logging.getLogger("receipt_dynamo.spool")
+_log = safe_logger("receipt_dynamo.spool")
 
 
 class SpoolWriter:
@@ -118,7 +119,7 @@ class SpoolWriter:
         if descriptor is None or self._size >= self._segment_bytes:
             descriptor = self._open_segment()
         if self._torn:
-            line = b"\n\n" + line
+            line = _LINE_END + line
         written = os.write(descriptor, line)
         self._size += written
         self._granted -= written
@@ -195,6 +196,13 @@ class SpoolWriter:
                 self._unsynced.append(descriptor)
             else:
                 os.close(descriptor)
+
+    def end_line(self) -> None:
+        """End a line that the disk cut short, so that a reader sees it. Raises OSError."""
+        with self._lock:
+            if self._torn and self._descriptor is not None and not self._appending:
+                self._torn = os.write(self._descriptor, _LINE_END) < len(_LINE_END)
+                self._size += len(_LINE_END)
 
     def close(self) -> None:
         """Seal, and bring everything to the disk as far as it lets us. Raises nothing."""

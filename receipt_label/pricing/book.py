@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -129,7 +130,10 @@ class PriceBook:
                         return _new(Price, (cost, "genai-prices", self._version))
             return self._by_quote(plan.quote, Call(timestamp, usage, api_calls, fault))
         except Exception:  # a price must never cost its caller the record
-            _LOG.exception("pricing of %s %s failed; the call is kept, unpriced", service, model)
+            with suppress(Exception):  # a log handler of the pipeline's may raise
+                _LOG.exception(
+                    "pricing of %s %s failed; the call is kept, unpriced", service, model
+                )
             return refused("price_error")
 
     def explain(
