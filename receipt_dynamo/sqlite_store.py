@@ -2,7 +2,7 @@
 
 One writer at a time: every write, checkpoint and closing of a writing connection happens under
 ``store.lock``. That is not for speed: SQLite 3.7.0 to 3.51.2 can corrupt a WAL when writers and
-checkpointers of several processes meet (spool.md section 2, "WAL-reset bug"), and most Pythons of
+checkpointers of several processes meet (its "WAL-reset bug", fixed in 3.51.3), and most Pythons of
 today carry such a version. Readers open the file read-only and never checkpoint.
 """
 

@@ -1,8 +1,8 @@
 """Request ids that no two processes ever mint alike.
 
-An id is ``<16 hex digits of a process nonce>-<counter>``: cheaper than a uuid4 (spool.md 3.2), and
-sortable within a process. The nonce changes after a fork, whether Python forked (the at-fork hook)
-or C did (the pid check): two records under one id would be a silent loss.
+An id is ``<16 hex digits of a process nonce>-<counter>``: cheaper than a uuid4, and sortable
+within a process. The nonce changes after a fork, whether Python forked (the at-fork hook) or C did
+(the pid check): two records under one id would be a silent loss.
 """
 
 from __future__ import annotations
