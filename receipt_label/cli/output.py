@@ -10,6 +10,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 __all__ = [
@@ -43,8 +44,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def note(text: str) -> None:
-    """Print one line on standard error."""
-    print(clean(text), file=sys.stderr)
+    """Print one line on standard error; who reads no further does not end the work."""
+    if sys.stderr is None:  # closed by the shell: 2>&-
+        return
+    with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+        print(clean(text), file=sys.stderr, flush=True)
 
 
 def write_json(value: Any) -> None:

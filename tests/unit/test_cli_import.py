@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -424,6 +426,26 @@ def test_a_long_file_is_taken_in_as_it_is_read(
 
     assert max(waiting) < 10
     assert len(exported(run)) == 45
+
+
+def test_who_stops_reading_the_messages_does_not_stop_the_import(
+    tmp_path: Path, usage_dir: Path, lines: Lines, reply: Reply
+) -> None:
+    """`import ... 2>&1 | head -1` records everything, and its exit code tells the fault."""
+    bad = "".join("nonsense\n" for _ in range(200))
+    file = tmp_path / "replies.jsonl"
+    file.write_text(bad + json.dumps(reply()) + "\n")
+    code = "import sys; from receipt_label.cli.main import main; sys.exit(main())"
+    importing = subprocess.Popen(  # the reader of both streams goes away at once
+        [sys.executable, "-c", code, "import", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert importing.stdout is not None
+    importing.stdout.close()
+    assert importing.wait(60) == 1
+    with open_usage_client(Settings(usage_dir=usage_dir, drain="manual")) as client:
+        assert client.summarize()[0].calls == 1
 
 
 def test_a_reply_without_a_time_keeps_the_one_it_has(
