@@ -118,12 +118,14 @@ class Delivery:
         Raises StoreError, OSError; what is in no store then stays in memory.
         """
         delivered = 0
-        while payloads := ring.peek(BATCH_RECORDS):
-            parsed = _parse(payloads)
-            with self._store.exclusive(_BUSY_SECONDS):
-                batch = Batch(records=parsed.records, segment=_MEMORY, position=0)
-                delivered += self._store.write(batch).acknowledged
-            ring.discard(len(payloads))
+        while payloads := ring.take(BATCH_RECORDS):
+            batch = Batch(records=_parse(payloads).records, segment=_MEMORY, position=0)
+            try:
+                with self._store.exclusive(_BUSY_SECONDS):
+                    delivered += self._store.write(batch).acknowledged
+            except BaseException:
+                ring.give_back(payloads)
+                raise
         return delivered
 
     def _count_unsent(self, segment: SegmentReader, spool: Spool) -> None:

@@ -34,16 +34,21 @@ class MemoryRing:
             self._bytes += len(payload)
             return True
 
-    def peek(self, limit: int) -> list[bytes]:
-        """Return the oldest ``limit`` payloads; they stay until ``discard``."""
-        with self._lock:
-            return [self._payloads[i] for i in range(min(limit, len(self._payloads)))]
+    def take(self, limit: int) -> list[bytes]:
+        """Take out the oldest ``limit`` payloads: nobody else has them now.
 
-    def discard(self, count: int) -> None:
-        """Let go of the oldest ``count`` payloads: they are safe elsewhere."""
+        What cannot be brought to safety goes back with ``give_back``.
+        """
         with self._lock:
-            for _ in range(min(count, len(self._payloads))):
-                self._bytes -= len(self._payloads.popleft())
+            taken = [self._payloads.popleft() for _ in range(min(limit, len(self._payloads)))]
+            self._bytes -= sum(map(len, taken))
+        return taken
+
+    def give_back(self, payloads: list[bytes]) -> None:
+        """Put taken payloads back to the front, in their order, whatever the bounds say."""
+        with self._lock:
+            self._payloads.extendleft(reversed(payloads))
+            self._bytes += sum(map(len, payloads))
 
     def __len__(self) -> int:
         return len(self._payloads)

@@ -77,8 +77,7 @@ class Spool:
     def _note(self, error: Exception) -> None:
         """Say once, for as long as it lasts, that the disk refuses."""
         if self.last_error is None:
-            with suppress(Exception):  # a log handler of the pipeline's may raise
-                _log.error("the spool refuses records, which are kept in memory: %s", error)
+            _log.error("the spool refuses records, which are kept in memory: %s", error)
         self.last_error = str(error)
 
     def drop(self, reason: str, metric: object, error: Exception | None = None) -> PutResult:
@@ -95,7 +94,7 @@ class Spool:
         else:
             self.count(reason)
         if self.drops.by_reason().get(reason) == 1:
-            with suppress(Exception):  # a log handler of the pipeline's may raise
+            with suppress(Exception):  # an error without text
                 cause = f": {error}" if error is not None else ""
                 _log.error("a usage record was dropped (%s)%s. Drops are counted.", reason, cause)
         return PutResult.DROPPED
@@ -158,16 +157,19 @@ class Spool:
 
     def give_up_memory(self) -> None:
         """Count what lies in memory as lost: nothing will write or deliver it any more."""
-        for payload in self.ring.peek(len(self.ring)):
+        for payload in self.ring.take(len(self.ring)):
             self.drop("memory", _decode_metric(payload))
-            self.ring.discard(1)
 
     def _write_back(self) -> None:
         """Bring what lies in memory back to the disk, oldest first. Raises OSError."""
-        while payloads := self.ring.peek(_RING_AT_ONCE):
-            for payload in payloads:
-                self.writer.append(payload)
-                self.ring.discard(1)
+        while payloads := self.ring.take(_RING_AT_ONCE):
+            written = 0
+            try:
+                for payload in payloads:
+                    self.writer.append(payload)
+                    written += 1
+            finally:
+                self.ring.give_back(payloads[written:])
 
 
 def _shortened(metric: object, size: int) -> bytes:

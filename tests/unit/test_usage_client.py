@@ -31,8 +31,9 @@ from receipt_dynamo import usage_client as module
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.spool import writer as writer_module
 from receipt_dynamo.spool.ring import MemoryRing
+from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.sqlite_store import SqliteStore
-from tests.support import FakeClock, in_fork, make_metric, stored_ids
+from tests.support import FakeClock, encode, in_fork, make_metric, stored_ids
 
 Open = Callable[..., UsageClient]
 
@@ -152,6 +153,27 @@ def test_memory_is_delivered_past_a_disk_that_stays_full(
     assert client.flush().delivered == 1
     assert len(spool.ring) == 0
     assert stored_ids(client) == ["m"]
+
+
+def test_two_that_write_memory_back_at_once_lose_nothing(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes into memory while it is written back by two threads is neither's to discard."""
+    spool, append = client._pipeline.spool, SpoolWriter.append
+    for name in ("a", "b"):
+        spool.ring.offer(encode(make_metric(request_id=name)))
+    within: list[bytes] = []
+
+    def interrupted(self: SpoolWriter, payload: bytes, count: int = 1) -> None:
+        if not within:
+            within.append(payload)
+            spool._write_back()  # the other one, in the middle of ours
+            spool.ring.offer(encode(make_metric(request_id="c")))
+        append(self, payload, count)
+
+    monkeypatch.setattr(SpoolWriter, "append", interrupted)
+    spool._write_back()
+    assert sorted(stored_ids(client)) == ["a", "b", "c"]
 
 
 def test_what_memory_still_holds_at_the_end_is_counted(
