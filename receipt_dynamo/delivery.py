@@ -25,7 +25,7 @@ from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.store import Batch, StoredRecord, UsageStore
 from receipt_dynamo.utils.clock import Clock
 
-__all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport"]
+__all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport", "LeadLostError"]
 
 BATCH_RECORDS = 500
 _BUSY_SECONDS = 60.0  # how long to wait for a store that others use
@@ -37,9 +37,16 @@ _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 
 
+class LeadLostError(UsageError):
+    """Another process delivers by now. What was not acked yet is its to send again."""
+
+
 @dataclass(slots=True)
 class DeliveryReport:
-    """What one run has done. ``finished``: nothing is left of what the spool held at its start."""
+    """What one run has done, kept up to date while it runs.
+
+    ``finished``: nothing is left of what the spool held at its start.
+    """
 
     delivered: int = 0
     dead: int = 0
@@ -69,18 +76,24 @@ class Delivery:
         self._removed = 0
         self._acked: dict[str, int] = {}  # how far we brought a segment ourselves
         self._aside: dict[str, tuple[int, int, int]] = {}  # from where, how many bad, how many dead
+        self._may_ack: Callable[[], bool] | None = None
 
     def run(
         self,
         deadline: float,
         progress: Callable[[int], None] | None = None,
+        *,
+        report: DeliveryReport | None = None,
+        may_ack: Callable[[], bool] | None = None,
     ) -> DeliveryReport:
         """Take in what the spool holds at this moment, until ``deadline`` (monotonic seconds).
 
-        A segment that fails is left for the next run and never stops the others. Raises StoreError
-        when the store itself cannot be used.
+        ``report`` is filled in as the run goes on. ``may_ack`` is asked before each ack: where it
+        says no, the run ends with LeadLostError. A segment that fails is left for the next run and
+        never stops the others. Raises StoreError when the store itself cannot be used.
         """
-        report = DeliveryReport()
+        report = report or DeliveryReport()
+        self._may_ack = may_ack
         segments = list_segments(self._directory)
         removed = self._removed
         for path in segments:
@@ -240,6 +253,8 @@ class Delivery:
                 position=lines.end,
             )
         )
+        if self._may_ack is not None and not self._may_ack():
+            raise LeadLostError(f"another process delivers the spool {self._directory}")
         segment.ack(lines.end)
         self._acked[segment.name] = lines.end
         report.delivered += outcome.acknowledged

@@ -106,6 +106,10 @@ class FileLock:
         """Whether this object holds the lock."""
         return self._descriptor is not None
 
+    def is_gone(self) -> bool:
+        """Return whether the file was removed: whoever locks its name now locks another one."""
+        return self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0
+
     def try_acquire(self) -> bool:
         """Take the lock if it is free; return whether it is held now. Raises OSError."""
         if self._descriptor is not None:
@@ -127,7 +131,7 @@ class FileLock:
         while not self.try_acquire():
             if time.monotonic() >= deadline:
                 raise StoreBusyError(
-                    f"{self.path} was held by another process for {timeout:g} s. Try again."
+                    f"{self.path} was held by another process for {timeout:.0f} s. Try again."
                 )
             time.sleep(_POLL_SECONDS)
 

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from receipt_dynamo.delivery import Delivery, DeliveryReport
+from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.errors import UsageError
-from receipt_dynamo.files import FileLock
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolBounds
+from receipt_dynamo.spool.leadership import Leadership
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Counters", "Pipeline"]
 
+MAINTAIN_SECONDS = 1.0
+"""How often the background thread syncs the spool and measures its directory."""
+
+_SLICE_SECONDS = 2.0  # how long one round may deliver; who waits for the thread waits so long
 _log = safe_logger("receipt_dynamo.pipeline")
 
 
@@ -40,7 +44,7 @@ class Pipeline:
 
     spool: Spool
     delivery: Delivery
-    leader: FileLock
+    leader: Leadership
     clock: Clock
     external: bool
     drops_oldest: bool
@@ -48,26 +52,39 @@ class Pipeline:
     counters: Counters = field(default_factory=Counters)
     delivering: threading.RLock = field(default_factory=threading.RLock)
     running: bool = False
+    maintained: float = float("-inf")
 
     def maintain(self) -> None:
         """Bring what lies in memory to the disk, and everything on the disk to safety."""
+        self.maintained = self.clock.monotonic()
         try:
             self.spool.maintain()
         except OSError as error:
             self.counters.last_error = f"the spool: {error}"
 
-    def tick(self) -> None:
-        """One round of the background thread."""
-        if self.drops_oldest:
-            self.make_room()
-        self.maintain()
-        if self.external:
-            return
+    def tick(self) -> bool:
+        """One round of the background thread; return whether it found anything to deliver."""
+        if self.clock.monotonic() - self.maintained >= MAINTAIN_SECONDS:
+            if self.drops_oldest:
+                self.make_room()
+            self.maintain()
+        return not self.external and self.lead() > 0
+
+    def lead(self, progress: Callable[[int], None] | None = None) -> int:
+        """Deliver if this process leads, or can take the lead; return how many records.
+
+        Raises nothing: why delivery waits is logged, and in ``counters.last_error``.
+        """
+        report = DeliveryReport()
         try:
-            if self.leader.try_acquire():
-                self.deliver(self.clock.monotonic() + 30.0)
+            if self.leader.try_lead():
+                deadline = self.clock.monotonic() + _SLICE_SECONDS
+                self.deliver(deadline, progress, report=report, may_ack=self.leader.still_leads)
+        except LeadLostError:
+            pass  # the new leader says so
         except (UsageError, OSError) as error:
             self.note_error(error)
+        return report.delivered
 
     def make_room(self) -> None:
         """Remove the oldest segments while the spool is over its bound; count what they held."""
@@ -83,35 +100,51 @@ class Pipeline:
             self.note_error(error)
 
     def deliver(
-        self, deadline: float, progress: Callable[[int], None] | None = None
+        self,
+        deadline: float,
+        progress: Callable[[int], None] | None = None,
+        *,
+        report: DeliveryReport | None = None,
+        may_ack: Callable[[], bool] | None = None,
     ) -> DeliveryReport:
-        """Drain the spool in the calling thread."""
+        """Drain the spool in the calling thread; see ``Delivery.run``. Raises UsageError, OSError.
+
+        Where another thread delivers until ``deadline`` the report stays empty and unfinished.
+        """
+        report = report or DeliveryReport()
         left = max(0.0, deadline - self.clock.monotonic())
         if not self.delivering.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
-            return DeliveryReport()
+            return report
         try:
-            if self.running:  # a signal handler within a delivery of its own thread
-                return DeliveryReport()
-            self.running = True
-            try:
-                return self._deliver(deadline, progress)
-            finally:
-                self.running = False
+            if not self.running:  # else a signal handler within a delivery of its own thread
+                self.running = True
+                try:
+                    self._deliver(deadline, progress, report, may_ack)
+                finally:
+                    self.running = False
         finally:
             self.delivering.release()
-
-    def _deliver(self, deadline: float, progress: Callable[[int], None] | None) -> DeliveryReport:
-        report = self.delivery.run(deadline, progress)
-        if len(self.spool.ring):
-            report.delivered += self.delivery.deliver_memory(self.spool.ring)
-        counters = self.counters
-        counters.delivered += report.delivered
-        counters.dead += report.dead
-        counters.bad_lines += report.bad_lines
-        if report.delivered:
-            counters.last_delivery = self.clock.now()
-        counters.last_error = None
         return report
+
+    def _deliver(
+        self,
+        deadline: float,
+        progress: Callable[[int], None] | None,
+        report: DeliveryReport,
+        may_ack: Callable[[], bool] | None,
+    ) -> None:
+        counters = self.counters
+        try:
+            self.delivery.run(deadline, progress, report=report, may_ack=may_ack)
+            if len(self.spool.ring):
+                report.delivered += self.delivery.deliver_memory(self.spool.ring)
+            counters.last_error = None
+        finally:
+            counters.delivered += report.delivered
+            counters.dead += report.dead
+            counters.bad_lines += report.bad_lines
+            if report.delivered:
+                counters.last_delivery = self.clock.now()
 
     def note_error(self, error: Exception) -> None:
         """Remember why delivery failed; say it once for as long as it stays the same."""

@@ -19,12 +19,13 @@ from receipt_dynamo.delivery import Delivery, DeliveryReport
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.errors import ConfigurationError
-from receipt_dynamo.files import FileLock, secure_directory
+from receipt_dynamo.files import secure_directory
 from receipt_dynamo.health import FlushReport, Health, PutResult
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.bounds import SpoolBounds
+from receipt_dynamo.spool.leadership import Leadership
 from receipt_dynamo.spool.pending import oldest_age, pending_records
 from receipt_dynamo.spool.reader import list_segments, spool_bytes
 from receipt_dynamo.spool.spool import Spool
@@ -67,7 +68,7 @@ class UsageClient:
         self._pipeline = Pipeline(
             spool=Spool(writer, self._clock),
             delivery=Delivery(directory, store, self._clock),
-            leader=FileLock(directory / "drain.lock"),
+            leader=Leadership(directory, self._clock),
             clock=self._clock,
             external=settings.drain == "external",
             drops_oldest=settings.overflow == "drop_oldest",
@@ -75,7 +76,7 @@ class UsageClient:
         )
         self._manual = settings.drain == "manual"
         self._drainer = Drainer(self._pipeline.tick, self._clock)
-        self._forgotten = weakref.finalize(self, _let_go, self._pipeline, self._drainer)
+        self._forgotten = weakref.finalize(self, _forgotten, self._pipeline, self._drainer)
         self._forgotten.atexit = False
         _clients.add(self)
 
@@ -136,43 +137,69 @@ class UsageClient:
         self._pipeline.maintain()
         return self._pipeline.deliver(float("inf"), progress)
 
+    def ship(self, progress: Callable[[int], None] | None = None) -> int:
+        """Do one round as the drainer of this spool, in the calling thread; return how many
+        records were delivered.
+
+        0 also where another process leads; see ``health().leader``. For a process that does nothing
+        but ship. Raises nothing; why delivery waits is logged, and is ``health().last_error``.
+        """
+        self._pipeline.maintain()
+        return self._pipeline.lead(progress)
+
     def flush(self, timeout: float = 30.0) -> FlushReport:
-        """Deliver what is spooled, within ``timeout`` seconds. Raises nothing; what could not be
-        delivered is reported as pending and stays in the spool."""
-        pipeline = self._pipeline
+        """Deliver what is spooled; return after ``timeout`` seconds at the latest. Raises nothing.
+
+        What could not be delivered is reported as pending, and stays in the spool.
+        """
         deadline = self._clock.monotonic() + max(0.0, timeout)
         report = DeliveryReport()
+        done = self._drainer.call(lambda: self._flush(deadline, report), timeout)
+        return self._flush_report(report, done=done)
+
+    def _flush(self, deadline: float, report: DeliveryReport) -> None:
+        pipeline = self._pipeline
+        pipeline.maintain()
         try:
-            pipeline.maintain()
-            report = pipeline.deliver(deadline)
+            pipeline.deliver(deadline, report=report)
         except Exception as error:  # the exit hook and close() come through here
             pipeline.note_error(error)
-        pending = 0 if report.finished else self.pending()
-        return FlushReport(delivered=report.delivered, pending=pending, dead=report.dead)
+
+    def _flush_report(self, report: DeliveryReport, *, done: bool) -> FlushReport:
+        waiting = 0 if done and report.finished else self.pending()
+        return FlushReport(
+            delivered=report.delivered,
+            pending=waiting + len(self._pipeline.spool.ring),
+            dead=report.dead,
+        )
 
     def exit_flush(self) -> None:
         """What the exit hook does: write what was lost, deliver for as long as settings allow."""
-        with suppress(Exception):
-            self._pipeline.maintain()
-            if self.settings.exit_flush_seconds > 0:
-                self.flush(self.settings.exit_flush_seconds)
+        if self.settings.exit_flush_seconds > 0:
+            self.flush(self.settings.exit_flush_seconds)
+        else:
+            with suppress(Exception):
+                self._pipeline.maintain()
 
     def pending(self) -> int:
         """Return how many records of this destination wait in the spool, for all processes."""
         return pending_records(self.settings.spool_dir)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Flush and stop within ``timeout`` seconds. Idempotent. What is unsent stays spooled."""
+        """Flush and stop; return after ``timeout`` seconds at the latest. Raises nothing.
+
+        Idempotent. What is unsent stays spooled, and is the next one's to send.
+        """
         self._closed = True
         deadline = self._clock.monotonic() + max(0.0, timeout)
-        try:
-            self._drainer.stop(timeout)
-            self.flush(deadline - self._clock.monotonic())
-            self._pipeline.spool.give_up_memory()
-        finally:
-            self._pipeline.spool.writer.close()
-            self._pipeline.leader.release()
-        self._store.close()
+
+        def finish() -> None:
+            self._flush(deadline, DeliveryReport())
+            _let_go(self._pipeline)
+            self._store.close()
+
+        self._drainer.call(finish, timeout)
+        self._drainer.stop(deadline - self._clock.monotonic())
 
     def has_recorded(self) -> bool:
         """Whether this process has stored or lost anything through this client."""
@@ -269,7 +296,14 @@ class UsageClient:
         return f"<{type(self).__name__} {self.settings.destination} {state} stored={stored}>"
 
 
-def _let_go(pipeline: Pipeline, drainer: Drainer) -> None:
+def _let_go(pipeline: Pipeline) -> None:
+    """Seal the spool and give up the lead; what lies in memory only is lost, and counted."""
+    pipeline.spool.give_up_memory()
+    pipeline.spool.writer.close()
+    pipeline.leader.release()
+
+
+def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
     """When a client is garbage: never wait; what it spooled is the next one's to send."""
     drainer.stop(0.0)
     pipeline.maintain()

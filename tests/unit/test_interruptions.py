@@ -80,18 +80,18 @@ def test_a_log_handler_that_raises_drops_nothing_uncounted(client: UsageClient) 
 def test_a_question_within_a_delivery_of_its_own_thread_does_not_wait(
     client: UsageClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal handler that reads while it interrupts a flush is answered from the store."""
+    """A signal handler that reads while it interrupts a report is answered from the store."""
     client.put_ai_usage_metric(make_metric())
     run, answers = Delivery.run, []
 
-    def interrupted(self: Delivery, deadline: float, progress: object = None) -> DeliveryReport:
+    def interrupted(self: Delivery, *args: object, **options: object) -> DeliveryReport:
         if not answers:
             answers.append(None)
             answers.append(client.summarize()[0].calls)
-        return run(self, deadline)
+        return run(self, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Delivery, "run", interrupted)
-    assert client.flush().delivered == 1
+    assert client.take_in().delivered == 1
     assert answers == [None, 0]
 
 

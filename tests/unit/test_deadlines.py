@@ -1,0 +1,167 @@
+"""flush() and close() return by their deadline, whatever hangs: no test here waits for one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from receipt_dynamo import StoreError, UsageClient
+from receipt_dynamo import drainer as drainer_module
+from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
+from receipt_dynamo.drainer import Drainer
+from receipt_dynamo.spool.reader import list_segments
+from receipt_dynamo.sqlite_store import SqliteStore
+from tests.support import FakeClock, make_metric, stored_ids
+
+Open = Callable[..., UsageClient]
+SHORT = 0.05  # seconds; what hangs here hangs until the test is over
+
+
+@dataclass
+class Hanging:
+    """Something that hangs until it is let go."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, *_: object) -> object:
+        self.reached.set()
+        assert self.released.wait(30)
+        raise StoreError("it hung")
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    thing = Hanging()
+    yield thing
+    thing.released.set()
+
+
+@pytest.mark.parametrize("drain", ["thread", "manual", "external"])
+@pytest.mark.parametrize("what", ["store", "disk"])
+def test_what_hangs_keeps_nobody_waiting(
+    open_client: Open, monkeypatch: pytest.MonkeyPatch, hanging: Hanging, drain: str, what: str
+) -> None:
+    """A store that never answers and a disk that never syncs: pending is said, nothing is lost."""
+    client = open_client(drain=drain)
+    with monkeypatch.context() as hung:
+        if what == "store":
+            hung.setattr(SqliteStore, "write", hanging)
+        else:
+            hung.setattr(os, "fdatasync", hanging)
+        client.put_ai_usage_metric(make_metric(request_id="a"))
+        report = client.flush(SHORT)
+        assert (report.delivered, report.pending, report.dead) == (0, 1, 0)
+        client.close(SHORT)
+        assert hanging.reached.wait(30)
+        hanging.released.set()
+        client.close()
+    assert stored_ids(client) == ["a"]
+
+
+def test_a_flush_from_the_drainer_itself_does_not_wait_for_itself(
+    open_client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log handler that flushes runs in whichever thread logs."""
+    client = open_client(drain="thread")
+    write, pending, done = SqliteStore.write, [], threading.Event()
+
+    def reentrant(self: SqliteStore, batch: object) -> object:
+        pending.append(client.flush(30.0).pending)
+        done.set()
+        return write(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SqliteStore, "write", reentrant)
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+    assert done.wait(30)
+    client.close(30.0)
+    assert pending[0] == 1
+    assert stored_ids(client) == ["a"]
+
+
+def test_where_no_thread_starts_any_more_the_caller_flushes_itself(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.12 and later start none at interpreter shutdown."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert client.flush().delivered == 1
+    client.close()
+    assert stored_ids(client) == ["a"]
+
+
+def test_a_job_is_done_once_however_the_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last look for jobs and the end of the thread none falls through."""
+    monkeypatch.setattr(drainer_module, "LINGER_SECONDS", 0.0)
+    for _ in range(200):
+        drainer = Drainer(lambda: False, FakeClock())
+        drainer.start()
+        ran: list[int] = []
+        stopper = threading.Thread(target=drainer.stop, args=(30.0,))
+        stopper.start()
+        assert drainer.call(lambda: ran.append(1), 30.0)  # noqa: B023 - called before the next
+        stopper.join()
+        assert ran == [1]
+
+
+def test_the_thread_looks_ten_times_a_second_while_there_is_something() -> None:
+    """After a busy tick it comes back soon, after an idle one in a second."""
+    waits: list[float] = []
+    answers = iter([True, True, False, False])
+
+    class Listening(FakeClock):
+        def wait(self, event: threading.Event, timeout: float) -> bool:
+            waits.append(timeout)
+            return super().wait(event, timeout)
+
+    def tick() -> bool:
+        answer = next(answers, None)
+        if answer is None:
+            drainer._stop.set()
+        return bool(answer)
+
+    drainer = Drainer(tick, Listening())
+    drainer._run()
+    assert waits == [1.0, 0.1, 0.1, 1.0, 1.0]
+
+
+def test_a_leader_that_was_passed_over_acks_nothing(
+    open_client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records went to the store under their keys; the ack is the new leader's."""
+    client = open_client()
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+    pipeline = client._pipeline
+    (segment,) = list_segments(client.settings.spool_dir)
+    before = segment.read_bytes()
+    with pytest.raises(LeadLostError):
+        pipeline.delivery.run(float("inf"), may_ack=lambda: False)
+    assert segment.read_bytes() == before
+    monkeypatch.setattr(type(pipeline.leader), "still_leads", lambda _: False)
+    client.put_ai_usage_metric(make_metric(request_id="b"))
+    assert client.ship() == 0
+    assert pipeline.counters.last_error is None
+    assert stored_ids(client) == ["a", "b"]
+
+
+def test_what_a_run_did_before_it_failed_is_counted(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush that ends in an error says what it delivered until then."""
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+
+    def partly(_: Delivery, *_args: object, report: DeliveryReport, **_more: object) -> None:
+        report.delivered = 7
+        raise StoreError("away")
+
+    monkeypatch.setattr(Delivery, "run", partly)
+    assert client.flush().delivered == 7
+    assert client.health().delivered == 7
