@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from receipt_dynamo.fork_gate import ForkGate
     from receipt_dynamo.health import FlushReport, Health, PutResult
+    from receipt_dynamo.logs import safe_logger
     from receipt_dynamo.settings import Settings
     from receipt_dynamo.store import (
         DIMENSIONS,
@@ -71,6 +72,7 @@ __all__ = [
     "mint_request_id",
     "open_usage_client",
     "plain_decimal",
+    "safe_logger",
     "waiting_elsewhere",
     "way_to",
 ]
@@ -86,6 +88,7 @@ _MODULES = {
     "StoreVersionError UsageError",
     "fork_gate": "ForkGate",
     "health": "FlushReport Health PutResult",
+    "logs": "safe_logger",
     "settings": "Settings",
     "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "
     "plain_decimal",

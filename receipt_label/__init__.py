@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         detect_environment,
         open_usage_client,
     )
+    from receipt_label.aws_lambda import flush_after_invocation
     from receipt_label.context import CONTEXT_FIELDS, wrap_context
     from receipt_label.executor import ContextThreadPoolExecutor
     from receipt_label.pricing import PriceBook, PriceFileError
@@ -41,6 +42,7 @@ __all__ = [
     "UsageQuery",
     "__version__",
     "detect_environment",
+    "flush_after_invocation",
     "open_usage_client",
     "wrap_context",
 ]
@@ -48,6 +50,7 @@ __all__ = [
 _MODULES = {
     "receipt_dynamo": "AIUsageMetric Environment FlushReport PutResult UsageQuery __version__ "
     "detect_environment open_usage_client",
+    "receipt_label.aws_lambda": "flush_after_invocation",
     "receipt_label.context": "CONTEXT_FIELDS wrap_context",
     "receipt_label.executor": "ContextThreadPoolExecutor",
     "receipt_label.pricing": "PriceBook PriceFileError",
