@@ -16,7 +16,7 @@ from receipt_dynamo.spool.names import NEW_SUFFIX, SEGMENT_SUFFIX
 from receipt_dynamo.spool.segment import (
     HEADER_BYTES,
     Lines,
-    parse_header,
+    read_ack,
     split_lines,
     write_ack,
 )
@@ -95,12 +95,8 @@ class SegmentReader:
         return os.fstat(self._descriptor).st_size
 
     def acked(self) -> int:
-        """Return the ack offset of the header. Raises UnknownFormatError.
-
-        An offset that no record ends at comes from a damaged header: everything is sent again.
-        """
-        ack = parse_header(os.pread(self._descriptor, HEADER_BYTES, 0))
-        return ack if os.pread(self._descriptor, 1, ack - 1) == b"\n" else HEADER_BYTES
+        """Return the ack offset of the header; see ``read_ack``. Raises UnknownFormatError."""
+        return read_ack(self._descriptor)
 
     def ack(self, offset: int) -> None:
         """Note that every record before ``offset`` is in the store."""

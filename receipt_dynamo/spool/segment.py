@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from zlib import crc32
 
 __all__ = [
+    "CRC_BYTES",
     "HEADER_BYTES",
     "Lines",
     "UnknownFormatError",
     "encode_line",
     "format_header",
     "parse_header",
+    "read_ack",
     "split_lines",
     "write_ack",
 ]
@@ -33,6 +35,8 @@ _FAMILY = b"#spool"
 _DIGITS = 16
 HEADER_BYTES = len(_MAGIC) + _DIGITS + 1
 _CRC_DIGITS = 8
+CRC_BYTES = _CRC_DIGITS + 1
+"""What stands before the JSON of a line: the CRC and a space."""
 
 
 class UnknownFormatError(Exception):
@@ -56,6 +60,15 @@ def parse_header(header: bytes) -> int:
     if header.startswith(_FAMILY) and version.isdigit() and version != b"1":
         raise UnknownFormatError(header[:HEADER_BYTES].decode("ascii", "replace"))
     return HEADER_BYTES
+
+
+def read_ack(descriptor: int) -> int:
+    """Return the ack offset of an open segment. Raises UnknownFormatError, OSError.
+
+    An offset that no record ends at comes from a damaged header: everything is sent again.
+    """
+    ack = parse_header(os.pread(descriptor, HEADER_BYTES, 0))
+    return ack if os.pread(descriptor, 1, ack - 1) == b"\n" else HEADER_BYTES
 
 
 def write_ack(descriptor: int, ack: int) -> None:
@@ -99,8 +112,8 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
         position = newline + 1
         if not line:
             continue
-        payload = line[_CRC_DIGITS + 1 :]
-        if line[: _CRC_DIGITS + 1] == b"%08x " % crc32(payload):
+        payload = line[CRC_BYTES:]
+        if line[:CRC_BYTES] == b"%08x " % crc32(payload):
             payloads.append(payload)
         else:
             bad.append(line)

@@ -33,7 +33,15 @@ from receipt_dynamo.spool import writer as writer_module
 from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.sqlite_store import SqliteStore
-from tests.support import FakeClock, encode, in_fork, make_metric, stored_ids
+from tests.support import (
+    FakeClock,
+    encode,
+    in_fork,
+    make_metric,
+    only_segment,
+    payloads_of,
+    stored_ids,
+)
 
 Open = Callable[..., UsageClient]
 
@@ -235,10 +243,12 @@ def test_drops_are_written_at_once_then_once_a_second(tmp_path: Path, clock: Fak
     client = UsageClient(settings, SqliteStore(settings.store_path), clock=clock)
     for _ in range(3):
         client.count_dropped("disk")
-    assert client.pending() == 1
+    segment = only_segment(settings.spool_dir)
+    assert len(payloads_of(segment)) == 1
     clock.advance(1)
     client.count_dropped("disk")
-    assert client.pending() == 2
+    assert len(payloads_of(segment)) == 2
+    assert client.pending() == 0, "a gap is no record that waits"
     assert client.dropped().count == 4
     client.close()
 
