@@ -241,10 +241,8 @@ class Delivery:
         parsed = _parse(lines.payloads)
         if lines.bad or parsed.dead:
             self._set_aside(segment, offset, lines.bad, parsed.dead)
-        rotten = len(lines.bad) - lines.torn
-        if rotten:
-            now = self._clock.now()
-            parsed.gaps.append(Gap(f"{segment.name}-{lines.end}", now, "corrupt", rotten))
+        now = self._clock.now()
+        parsed.gaps += [Gap(f"{segment.name}-{at}", now, "corrupt", 1) for at in lines.damaged]
         outcome = self._store.write(
             Batch(
                 records=parsed.records,
@@ -291,7 +289,7 @@ def _read_tail(tail: bytes, size: int) -> Lines:
     record that lacks only its newline is kept.
     """
     lines = split_lines(tail + b"\n", size - len(tail), 1)
-    return Lines(lines.payloads, lines.bad, size, torn=len(lines.bad))
+    return Lines(lines.payloads, lines.bad, size)
 
 
 def _parse(payloads: list[bytes]) -> _Parsed:

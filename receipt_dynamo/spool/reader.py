@@ -112,7 +112,7 @@ class SegmentReader:
         if len(data) == CHUNK_BYTES and lines.bad and lines.end == offset + len(data):
             lines = split_lines(data[:-1], offset, limit)  # what follows says whether it was torn
         if lines.end == offset and len(data) == CHUNK_BYTES:
-            return Lines([], [data], offset + len(data))
+            return Lines([], [data], offset + len(data), [offset])
         return lines
 
     def tail(self, offset: int) -> bytes:

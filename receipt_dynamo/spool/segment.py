@@ -14,7 +14,7 @@ itself: one file, one unlink, and rewriting it needs no room on the disk.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from zlib import crc32
 
 __all__ = [
@@ -85,13 +85,14 @@ def encode_line(payload: bytes) -> bytes:
 class Lines:
     """What a stretch of a segment holds: whole records, bad lines, and where it ends.
 
-    ``torn`` of the bad lines are writes that the disk cut short: they were never answered STORED.
+    ``damaged`` are the offsets of the bad lines that were records once. The others are writes that
+    the disk cut short: they were never answered STORED.
     """
 
     payloads: list[bytes]
     bad: list[bytes]
     end: int
-    torn: int = 0
+    damaged: list[int] = field(default_factory=list)
 
 
 def split_lines(data: bytes, start: int, limit: int) -> Lines:
@@ -100,15 +101,15 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
     ``end`` is the offset behind the last complete line taken. An empty line is what a writer puts
     behind a torn one.
     """
-    torn = 0
     payloads: list[bytes] = []
     bad: list[bytes] = []
+    damaged: list[int] = []
     position = 0
     while len(payloads) < limit:
         newline = data.find(b"\n", position)
         if newline < 0:
             break
-        line = data[position:newline]
+        begin, line = position, data[position:newline]
         position = newline + 1
         if not line:
             continue
@@ -117,5 +118,6 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
             payloads.append(payload)
         else:
             bad.append(line)
-            torn += data[position : position + 1] == b"\n"
-    return Lines(payloads, bad, start + position, torn)
+            if data[position : position + 1] != b"\n":
+                damaged.append(start + begin)
+    return Lines(payloads, bad, start + position, damaged)

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receipt_dynamo import StoreError, UsageQuery
-from receipt_dynamo.delivery import BATCH_RECORDS, Delivery, DeliveryReport
+from receipt_dynamo.delivery import BATCH_RECORDS, Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.spool.pending import pending_records
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
@@ -21,6 +21,7 @@ from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.store import Batch, WriteOutcome
 from tests.support import NOON, FakeClock, damage, encode, make_metric, only_segment
+from tests.support.file_store import FileStore
 
 
 class Bench:
@@ -397,3 +398,16 @@ def test_a_run_goes_on_behind_an_empty_line(bench: Bench, monkeypatch: pytest.Mo
     bench.run()
     assert bench.stored == ["a", "b", "c"]
     assert list_segments(bench.directory) == []
+
+
+def test_a_damaged_line_that_is_read_again_counts_once(tmp_path: Path) -> None:
+    """Where the ack was not written the next batch may end elsewhere: a store that keeps no
+    positions gets the same gap once more, not another one."""
+    bench, store = Bench(tmp_path), FileStore(tmp_path / "usage.jsonl")
+    writer = bench.spool("a", "b", seal=False)
+    damage(only_segment(bench.directory), HEADER_BYTES + 20, b"?")
+    for _ in range(2):
+        with pytest.raises(LeadLostError):
+            Delivery(bench.directory, store, bench.clock).run(float("inf"), may_ack=lambda: False)
+        writer.append(encode(make_metric(request_id="c")))
+    assert store.dropped(UsageQuery()).by_reason == {"corrupt": 1}

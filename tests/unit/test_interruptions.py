@@ -150,7 +150,7 @@ def test_a_torn_line_at_the_end_of_a_chunk_is_still_told_apart(tmp_path: Path) -
         first = segment.read(HEADER_BYTES, 10)
         second = segment.read(first.end, 10)
     assert (len(first.payloads), first.bad) == (2, [])
-    assert (second.bad, second.torn, len(second.payloads)) == ([torn], 1, 1)
+    assert (second.bad, second.damaged, len(second.payloads)) == ([torn], [], 1)
 
 
 def test_a_growing_segment_is_set_aside_once(
