@@ -41,11 +41,11 @@ class Drainer:
     """Runs ``tick`` in a daemon thread, started by ``start``.
 
     Every second; soon after ``notify``; and ten times a second for as long as a tick returns that
-    it found something to do. Thread-safe. Nothing depends on it: what it has not done, the next
+    it has delivered something. Thread-safe. Nothing depends on it: what it has not done, the next
     report or process does.
     """
 
-    def __init__(self, tick: Callable[[], bool], clock: Clock) -> None:
+    def __init__(self, tick: Callable[[], int], clock: Clock) -> None:
         self._tick = tick
         self._clock = clock
         self.reset()
@@ -149,7 +149,7 @@ class Drainer:
 
     def _tick_safely(self) -> bool:
         try:
-            return self._tick()
+            return self._tick() > 0
         except Exception:
             _log.exception("the drainer goes on after an error of its own")
             return False

@@ -62,13 +62,13 @@ class Pipeline:
         except OSError as error:
             self.counters.last_error = f"the spool: {error}"
 
-    def tick(self) -> bool:
-        """One round of the background thread; return whether it found anything to deliver."""
+    def tick(self, progress: Callable[[int], None] | None = None) -> int:
+        """One round of the background thread; return how many records it delivered."""
         if self.clock.monotonic() - self.maintained >= MAINTAIN_SECONDS:
             if self.drops_oldest:
                 self.make_room()
             self.maintain()
-        return not self.external and self.lead() > 0
+        return 0 if self.external else self.lead(progress)
 
     def lead(self, progress: Callable[[int], None] | None = None) -> int:
         """Deliver if this process leads, or can take the lead; return how many records.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -25,8 +26,8 @@ from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.bounds import SpoolBounds
-from receipt_dynamo.spool.leadership import Leadership
-from receipt_dynamo.spool.pending import oldest_age, pending_records
+from receipt_dynamo.spool.leadership import Heartbeat, Leadership, read_heartbeat
+from receipt_dynamo.spool.pending import backlog, left_of, oldest_age, pending_records
 from receipt_dynamo.spool.reader import list_segments, spool_bytes
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
@@ -141,11 +142,24 @@ class UsageClient:
         """Do one round as the drainer of this spool, in the calling thread; return how many
         records were delivered.
 
-        0 also where another process leads; see ``health().leader``. For a process that does nothing
-        but ship. Raises nothing; why delivery waits is logged, and is ``health().last_error``.
+        For a process that does nothing but ship. 0 also where another process leads, or the store
+        fails: that is logged, and is ``health().last_error``. Raises nothing.
         """
-        self._pipeline.maintain()
-        return self._pipeline.lead(progress)
+        return self._pipeline.tick(progress)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that drains the spool."""
+        return self._pipeline.leader.leads
+
+    def leader(self) -> Heartbeat | None:
+        """Return the last sign of life of whoever drains the spool, or None. Raises nothing."""
+        return read_heartbeat(self.settings.spool_dir)
+
+    def backlog(self) -> Callable[[], int]:
+        """Return a count of what waits at this moment: called later, it says how many of these
+        records still wait, whoever delivers them. Raises nothing."""
+        return partial(left_of, backlog(self.settings.spool_dir))
 
     def flush(self, timeout: float = 30.0) -> FlushReport:
         """Deliver what is spooled; return after ``timeout`` seconds at the latest. Raises nothing.

@@ -40,22 +40,29 @@ def bytes_bar(name: str, size: int | None) -> Iterator[Callable[[int], None] | N
         yield lambda position: progress.update(task, completed=position)
 
 
+@contextmanager
+def records_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how many records are done, of ``total`` where it is known; yield what to tell more."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    bar = BarColumn() if total is not None else SpinnerColumn()
+    progress = Progress(
+        TextColumn(what), bar, MofNCompleteColumn(), console=Console(stderr=True), transient=True
+    )
+    with progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
 def take_in(client: UsageClient) -> None:
     """Bring what the spool holds into the store; a long backlog shows a bar. Raises StoreError."""
     backlog = client.pending() if sys.stderr.isatty() else 0
     if backlog < _LONG_BACKLOG:
         client.take_in()
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    progress = Progress(
-        TextColumn("taking in the spool"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with progress:
-        task = progress.add_task("", total=backlog)
-        client.take_in(lambda delivered: progress.advance(task, delivered))
+    with records_bar("taking in the spool", backlog) as tell:
+        client.take_in(tell)

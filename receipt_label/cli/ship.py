@@ -1,0 +1,145 @@
+"""``receipt-usage ship``: bring what waits in the spool into the store, once or for as long as it
+runs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from receipt_label.cli.output import counted, note, write_json
+from receipt_label.cli.progress import records_bar
+
+if TYPE_CHECKING:
+    from receipt_dynamo import UsageClient
+
+__all__ = ["command"]
+
+_BUSY_SECONDS = 0.1  # between two rounds while records arrive
+_IDLE_SECONDS = 1.0
+_SUMMARY_SECONDS = 60.0
+
+
+@click.command(name="ship")
+@click.option("--follow", is_flag=True, help="Go on shipping what arrives, until interrupted.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up when nothing was delivered for this long.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
+def command(follow: bool, timeout: float, as_json: bool) -> int:
+    """Deliver what waits in the spool of this environment.
+
+    Pipelines with RECEIPT_USAGE_DRAIN=external only write their spool: this command delivers it.
+    One process delivers a spool at a time; where another one does, this one watches it, and takes
+    over when it dies. Without --follow: ends when what waited at the start is delivered; exit code
+    1 if it could not be. With --follow: ends with SIGINT or SIGTERM, exit code 0.
+    """
+    from receipt_label.cli.opening import open_client
+
+    with open_client() as client, _stop_signals() as stop:
+        shipper = _Shipper(client, stop)
+        finished = shipper.follow() if follow else shipper.ship_backlog(timeout)
+        left = client.pending()
+        shipper.say_end(left)
+        if as_json:
+            write_json(
+                {
+                    "destination": client.settings.destination,
+                    "delivered": shipper.delivered,
+                    "dead": client.health().dead,
+                    "pending": left,
+                }
+            )
+    return 0 if finished else 1
+
+
+class _Shipper:
+    """Rounds of delivery, and what is said about them."""
+
+    def __init__(self, client: UsageClient, stop: threading.Event) -> None:
+        self._client = client
+        self._stop = stop
+        self._said: str | None = None
+        self.delivered = 0
+
+    def ship_backlog(self, timeout: float) -> bool:
+        """Deliver what waits now; return whether all of it was, by whichever process."""
+        client = self._client
+        count_left = client.backlog()
+        left = count_left()
+        last_progress = time.monotonic()
+        with records_bar("shipping", left) as tell:
+            while left and not self._stop.is_set():
+                self._round(tell)
+                before, left = left, count_left()
+                if left < before:
+                    last_progress = time.monotonic()
+                elif time.monotonic() - last_progress >= timeout:
+                    break
+                else:
+                    self._say_why()
+                    self._stop.wait(_BUSY_SECONDS)
+        return not left
+
+    def follow(self) -> bool:
+        """Deliver what arrives until told to stop."""
+        note(f"shipping for {self._client.settings.destination} until interrupted")
+        said_at, said = time.monotonic(), 0
+        with records_bar("shipped", None) as tell:
+            while not self._stop.is_set():
+                found = self._round(tell)
+                self._say_why()
+                if time.monotonic() - said_at >= _SUMMARY_SECONDS and self.delivered > said:
+                    said_at, said = time.monotonic(), self.delivered
+                    note(f"{counted(self.delivered, 'record')} delivered so far")
+                self._stop.wait(_BUSY_SECONDS if found else _IDLE_SECONDS)
+        return True
+
+    def _round(self, tell: Callable[[int], None]) -> int:
+        found = self._client.ship(tell)
+        self.delivered += found
+        return found
+
+    def _say_why(self) -> None:
+        """Say that another process delivers; again only after it was this one."""
+        leader = self._client.leader()
+        if leader is None or self._client.leads:
+            self._said = None
+            return
+        other = f"process {leader.pid} on {leader.host}"
+        if other != self._said:
+            age = leader.age(datetime.now(UTC))
+            note(f"{other} delivers this spool (last sign {age:.0f} s ago); watching")
+        self._said = other
+
+    def say_end(self, left: int) -> None:
+        wait = f"{counted(left, 'record')} still {'waits' if left == 1 else 'wait'}"
+        note(f"{counted(self.delivered, 'record')} delivered; {wait if left else 'none waits'}")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Yield what is set at SIGINT or SIGTERM: the round that runs is finished first."""
+    stop = threading.Event()
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
