@@ -1,12 +1,18 @@
-"""The background thread of a process: it syncs the spool, writes gaps, delivers as leader."""
+"""The background thread of a process: it syncs the spool, writes gaps, delivers as leader.
+
+A signal handler may record or flush while its own thread is within any of these lines. So the
+thread is told through a SimpleQueue, whose ``put`` is reentrant (an Event's ``set`` is not), and
+started by ``_thread`` (``Thread.start`` takes a lock of its module, which is not reentrant either).
+"""
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
 
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.utils.clock import Clock
@@ -37,8 +43,16 @@ class _Job:
             self.done.set()
 
 
+class _Wake:
+    """A record has arrived."""
+
+
+class _Stop:
+    """The thread is to end."""
+
+
 class Drainer:
-    """Runs ``tick`` in a daemon thread, started by ``start``.
+    """Runs ``tick`` in a thread that keeps no process alive, started by ``start``.
 
     Every second; soon after ``notify``; and ten times a second for as long as a tick returns that
     it has delivered something. Thread-safe. Nothing depends on it: what it has not done, the next
@@ -52,12 +66,10 @@ class Drainer:
 
     def reset(self) -> None:
         """Forget the thread: the child of a fork has none."""
-        self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._urgent = threading.Event()  # to stop, or a job: no lingering
-        self._jobs: deque[_Job] = deque()
-        self._starting = threading.RLock()  # a signal handler may record within start()
+        self._inbox: SimpleQueue[_Job | _Wake | _Stop] = SimpleQueue()
+        self._ended = threading.Event()
+        self._ident: int | None = None
+        self._starting = threading.RLock()
         self._takes_jobs = False  # guarded by _starting
         self.idle = False
         self.started = False
@@ -65,28 +77,20 @@ class Drainer:
     def start(self) -> None:
         """Start the thread unless it runs. At interpreter shutdown there is none; that is fine.
 
-        A finaliser may record that late: Thread.start() would wait for ever for a thread that the
-        interpreter no longer lets run.
+        A finaliser may record that late, when the interpreter lets no new thread run.
         """
         with self._starting:
-            if self.started or sys.is_finalizing():
+            if self.started:
                 return
             self.started = True
-            self._stop.clear()
-            self._thread = threading.Thread(
-                target=self._run, name="receipt-usage-drainer", daemon=True
-            )
-            try:
-                self._thread.start()
-                self._takes_jobs = True
-            except RuntimeError:
-                self._thread = None
+            self._ended.clear()
+            self._takes_jobs = _start_thread(self._run)
 
     def notify(self) -> None:
         """Tell the thread that a record has arrived. Costs nothing while it is awake."""
         if self.idle:
             self.idle = False
-            self._wake.set()
+            self._inbox.put(_Wake())
 
     def call(self, work: Callable[[], object], timeout: float) -> bool:
         """Do ``work`` and wait for it, ``timeout`` seconds at most; return whether it is done.
@@ -96,56 +100,56 @@ class Drainer:
         caller do the work itself. What is not done in time goes on behind the caller's back.
         """
         job = _Job(work)
-        own = threading.current_thread() is self._thread
+        own = threading.get_ident() == self._ident
         if own or not (self._hand_over(job) or _start_thread(job.run)):
             job.run()
         return job.done.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
     def _hand_over(self, job: _Job) -> bool:
         with self._starting:
-            if not self._takes_jobs:
-                return False
-            self._jobs.append(job)
-        self._urgent.set()
-        self._wake.set()
-        return True
+            if self._takes_jobs:
+                self._inbox.put(job)
+            return self._takes_jobs
 
     def stop(self, timeout: float) -> bool:
         """Ask the thread to end and wait for it; return whether it has ended."""
-        self._stop.set()
-        self._urgent.set()
-        self._wake.set()
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        if not self._takes_jobs:
             return True
-        thread.join(max(0.0, timeout))
-        ended = not thread.is_alive()
-        if ended:
-            with self._starting:
-                self._thread, self.started = None, False
-        return ended
+        self._inbox.put(_Stop())
+        if threading.get_ident() == self._ident:
+            return True
+        return self._ended.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
     def _run(self) -> None:
-        wake, stop, urgent = self._wake, self._stop, self._urgent
-        busy = False
-        while not stop.is_set():
+        self._ident = threading.get_ident()
+        with suppress(Exception):
+            threading.current_thread().name = "receipt-usage-drainer"
+        stopping = busy = False
+        while not stopping:
             self.idle = True
-            woken = self._clock.wait(wake, BUSY_SECONDS if busy else TICK_SECONDS)
+            first = self._clock.receive(self._inbox, BUSY_SECONDS if busy else TICK_SECONDS)
             self.idle = False
-            wake.clear()
-            if woken and not busy:  # the first of many, perhaps: let a batch gather
-                self._clock.wait(urgent, LINGER_SECONDS)
-            urgent.clear()
-            self._run_jobs()
-            if not stop.is_set():
+            if isinstance(first, _Wake) and not busy:  # the first of many: let a batch gather
+                first = self._clock.receive(self._inbox, LINGER_SECONDS)
+            stopping = self._handle(first)
+            if not stopping:
                 busy = self._tick_safely()
         with self._starting:
-            self._takes_jobs = False
-        self._run_jobs()
+            self._takes_jobs = self.started = False
+            self._ident = None
+        self._handle(None)  # what was handed over meanwhile
+        self._ended.set()
 
-    def _run_jobs(self) -> None:
-        while self._jobs:
-            self._jobs.popleft().run()
+    def _handle(self, message: _Job | _Wake | _Stop | None) -> bool:
+        """Do what the messages say that lie there; return whether one of them is to stop."""
+        stopping = False
+        while True:
+            if isinstance(message, _Job):
+                message.run()
+            stopping = stopping or isinstance(message, _Stop)
+            if self._inbox.empty():
+                return stopping
+            message = self._inbox.get()
 
     def _tick_safely(self) -> bool:
         try:
@@ -156,11 +160,11 @@ class Drainer:
 
 
 def _start_thread(work: Callable[[], object]) -> bool:
-    """Run ``work`` in a daemon thread; return False where the interpreter starts none any more."""
+    """Run ``work`` in a thread; return False where the interpreter lets none run any more."""
     if sys.is_finalizing():
         return False
-    thread = threading.Thread(target=work, name="receipt-usage-flush", daemon=True)
-    with suppress(RuntimeError):
-        thread.start()
-        return True
-    return False
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError:
+        return False
+    return True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from queue import Empty, SimpleQueue
+from typing import Protocol, TypeVar
 
 __all__ = ["Clock", "SystemClock"]
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -22,8 +24,8 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None:
         """Return after ``seconds``."""
 
-    def wait(self, event: threading.Event, timeout: float) -> bool:
-        """Return True as soon as ``event`` is set, False after ``timeout`` seconds."""
+    def receive(self, inbox: SimpleQueue[T], timeout: float) -> T | None:
+        """Return the next item of ``inbox``, or None after ``timeout`` seconds."""
 
 
 class SystemClock:
@@ -43,6 +45,9 @@ class SystemClock:
         """Sleep for ``seconds``."""
         time.sleep(seconds)
 
-    def wait(self, event: threading.Event, timeout: float) -> bool:
-        """Wait for ``event`` at most ``timeout`` seconds."""
-        return event.wait(timeout)
+    def receive(self, inbox: SimpleQueue[T], timeout: float) -> T | None:
+        """Wait for an item at most ``timeout`` seconds."""
+        try:
+            return inbox.get(timeout=timeout)
+        except Empty:
+            return None

@@ -4,13 +4,11 @@ runs."""
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -48,7 +46,7 @@ def command(follow: bool, timeout: float, as_json: bool) -> int:
     """
     from receipt_label.cli.opening import open_client
 
-    with open_client() as client, _stop_signals() as stop:
+    with open_client() as client, _StopRequest() as stop:
         shipper = _Shipper(client, stop)
         finished = shipper.follow() if follow else shipper.ship_backlog(timeout)
         left = client.pending()
@@ -68,7 +66,7 @@ def command(follow: bool, timeout: float, as_json: bool) -> int:
 class _Shipper:
     """Rounds of delivery, and what is said about them."""
 
-    def __init__(self, client: UsageClient, stop: threading.Event) -> None:
+    def __init__(self, client: UsageClient, stop: _StopRequest) -> None:
         self._client = client
         self._stop = stop
         self._said: str | None = None
@@ -81,7 +79,7 @@ class _Shipper:
         left = count_left()
         last_progress = time.monotonic()
         with records_bar("shipping", left) as tell:
-            while left and not self._stop.is_set():
+            while left and not self._stop.requested:
                 self._round(tell)
                 before, left = left, count_left()
                 if left < before:
@@ -90,7 +88,7 @@ class _Shipper:
                     break
                 else:
                     self._say_why()
-                    self._stop.wait(_BUSY_SECONDS)
+                    time.sleep(_BUSY_SECONDS)
         return not left
 
     def follow(self) -> bool:
@@ -98,13 +96,13 @@ class _Shipper:
         note(f"shipping for {self._client.settings.destination} until interrupted")
         said_at, said = time.monotonic(), 0
         with records_bar("shipped", None) as tell:
-            while not self._stop.is_set():
+            while not self._stop.requested:
                 found = self._round(tell)
                 self._say_why()
                 if time.monotonic() - said_at >= _SUMMARY_SECONDS and self.delivered > said:
                     said_at, said = time.monotonic(), self.delivered
                     note(f"{counted(self.delivered, 'record')} delivered so far")
-                self._stop.wait(_BUSY_SECONDS if found else _IDLE_SECONDS)
+                time.sleep(_BUSY_SECONDS if found else _IDLE_SECONDS)
         return True
 
     def _round(self, tell: Callable[[int], None]) -> int:
@@ -129,17 +127,24 @@ class _Shipper:
         note(f"{counted(self.delivered, 'record')} delivered; {wait if left else 'none waits'}")
 
 
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Yield what is set at SIGINT or SIGTERM: the round that runs is finished first."""
-    stop = threading.Event()
+class _StopRequest:
+    """Whether SIGINT or SIGTERM came: the round that runs is finished first.
 
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
+    No Event: a handler that sets one may find that its own thread holds its lock.
+    """
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
+    requested = False
+
+    def __enter__(self) -> Self:
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        self.requested = True

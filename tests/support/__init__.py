@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -39,10 +39,11 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         self.advance(seconds)
 
-    def wait(self, event: threading.Event, timeout: float) -> bool:
-        if not event.is_set():
+    def receive(self, inbox: SimpleQueue[Any], timeout: float) -> Any:
+        if inbox.empty():
             self.advance(timeout)
-        return event.is_set()
+            return None
+        return inbox.get()
 
     def advance(self, seconds: float) -> None:
         self.seconds += seconds

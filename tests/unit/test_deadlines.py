@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from receipt_dynamo import StoreError, UsageClient
+from receipt_dynamo import PutResult, StoreError, UsageClient
 from receipt_dynamo import drainer as drainer_module
 from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.drainer import Drainer
@@ -88,21 +91,20 @@ def test_where_no_thread_starts_any_more_the_caller_flushes_itself(
 ) -> None:
     """Python 3.12 and later start none at interpreter shutdown."""
 
-    def refuse(_: threading.Thread) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     client.put_ai_usage_metric(make_metric(request_id="a"))
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(drainer_module._thread, "start_new_thread", refuse)
     assert client.flush().delivered == 1
     client.close()
     assert stored_ids(client) == ["a"]
 
 
-def test_a_job_is_done_once_however_the_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_done_once_however_the_thread_ends() -> None:
     """Between the last look for jobs and the end of the thread none falls through."""
-    monkeypatch.setattr(drainer_module, "LINGER_SECONDS", 0.0)
     for _ in range(200):
-        drainer = Drainer(lambda: False, FakeClock())
+        drainer = Drainer(lambda: 0, FakeClock())
         drainer.start()
         ran: list[int] = []
         stopper = threading.Thread(target=drainer.stop, args=(30.0,))
@@ -115,22 +117,55 @@ def test_a_job_is_done_once_however_the_thread_ends(monkeypatch: pytest.MonkeyPa
 def test_the_thread_looks_ten_times_a_second_while_there_is_something() -> None:
     """After a busy tick it comes back soon, after an idle one in a second."""
     waits: list[float] = []
-    answers = iter([True, True, False, False])
+    answers = iter([5, 1, 0, 0])
 
     class Listening(FakeClock):
-        def wait(self, event: threading.Event, timeout: float) -> bool:
+        def receive(self, inbox: Any, timeout: float) -> Any:
             waits.append(timeout)
-            return super().wait(event, timeout)
+            return super().receive(inbox, timeout)
 
-    def tick() -> bool:
+    def tick() -> int:
         answer = next(answers, None)
         if answer is None:
-            drainer._stop.set()
-        return bool(answer)
+            drainer._inbox.put(drainer_module._Stop())
+        return answer or 0
 
     drainer = Drainer(tick, Listening())
     drainer._run()
-    assert waits == [1.0, 0.1, 0.1, 1.0, 1.0]
+    assert waits == [1.0, 0.1, 0.1, 1.0, 1.0, 1.0]
+
+
+def test_a_signal_handler_may_record_and_flush_at_any_line(open_client: Open) -> None:
+    """Whatever its own thread holds: at every line of a first put, with the start of the thread in
+    it, of a flush and of a close, a handler that interrupts there comes back."""
+    client = open_client(drain="thread")
+    answers: list[PutResult] = []
+
+    def handler() -> None:
+        answers.append(client.put_ai_usage_metric(make_metric()))
+        client.flush(SHORT)
+
+    def on_line(frame: FrameType, event: str, _argument: object) -> Any:
+        if "receipt_dynamo" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            sys.settrace(None)  # one interruption at a time
+            handler()
+            sys.settrace(on_line)
+        return on_line
+
+    before = sys.gettrace()
+    sys.settrace(on_line)
+    try:
+        answers.append(client.put_ai_usage_metric(make_metric()))
+        client.flush(5.0)
+        client.close(5.0)
+    finally:
+        sys.settrace(before)
+    client.close(30.0)
+    assert len(answers) > 150
+    assert len(stored_ids(client)) == answers.count(PutResult.STORED)
+    assert client.health().dropped.get("closed", 0) == answers.count(PutResult.DROPPED)
 
 
 def test_a_leader_that_was_passed_over_acks_nothing(
