@@ -2,7 +2,7 @@
 
 A signal handler may record or flush while its own thread is within any of these lines. So the
 thread is told through a SimpleQueue, whose ``put`` is reentrant (an Event's ``set`` is not), and
-started by ``_thread`` (``Thread.start`` takes a lock of its module, which is not reentrant either).
+started by another one (``Thread.start`` takes a lock of its module, which is not reentrant either).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import _thread
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 
 from receipt_dynamo.logs import safe_logger
@@ -68,7 +67,7 @@ class Drainer:
         """Forget the thread: the child of a fork has none."""
         self._inbox: SimpleQueue[_Job | _Wake | _Stop] = SimpleQueue()
         self._ended = threading.Event()
-        self._ident: int | None = None
+        self._thread: threading.Thread | None = None
         self._starting = threading.RLock()
         self._takes_jobs = False  # guarded by _starting
         self.idle = False
@@ -100,8 +99,7 @@ class Drainer:
         caller do the work itself. What is not done in time goes on behind the caller's back.
         """
         job = _Job(work)
-        own = threading.get_ident() == self._ident
-        if own or not (self._hand_over(job) or _start_thread(job.run)):
+        if self._is_current() or not (self._hand_over(job) or _start_thread(job.run)):
             job.run()
         return job.done.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
@@ -116,14 +114,13 @@ class Drainer:
         if not self._takes_jobs:
             return True
         self._inbox.put(_Stop())
-        if threading.get_ident() == self._ident:
-            return True
-        return self._ended.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
+        return self._is_current() or self._ended.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
+
+    def _is_current(self) -> bool:
+        return self._thread is not None and self._thread.ident == threading.get_ident()
 
     def _run(self) -> None:
-        self._ident = threading.get_ident()
-        with suppress(Exception):
-            threading.current_thread().name = "receipt-usage-drainer"
+        self._thread = threading.current_thread()
         stopping = busy = False
         while not stopping:
             self.idle = True
@@ -136,7 +133,7 @@ class Drainer:
                 busy = self._tick_safely()
         with self._starting:
             self._takes_jobs = self.started = False
-            self._ident = None
+            self._thread = None
         self._handle(None)  # what was handed over meanwhile
         self._ended.set()
 
@@ -161,10 +158,17 @@ class Drainer:
 
 def _start_thread(work: Callable[[], object]) -> bool:
     """Run ``work`` in a thread; return False where the interpreter lets none run any more."""
+
+    def begin() -> None:
+        try:
+            threading.Thread(target=work, name="receipt-usage", daemon=True).start()
+        except RuntimeError:  # the interpreter has begun to shut down
+            work()
+
     if sys.is_finalizing():
         return False
     try:
-        _thread.start_new_thread(work, ())
+        _thread.start_new_thread(begin, ())
     except RuntimeError:
         return False
     return True

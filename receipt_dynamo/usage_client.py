@@ -27,7 +27,7 @@ from receipt_dynamo.pipeline import Pipeline
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.bounds import SpoolBounds
 from receipt_dynamo.spool.leadership import Heartbeat, Leadership, read_heartbeat
-from receipt_dynamo.spool.pending import backlog, left_of, oldest_age, pending_records
+from receipt_dynamo.spool.pending import backlog, count_left, left_of, oldest_age, pending_records
 from receipt_dynamo.spool.reader import list_segments, spool_bytes
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
@@ -164,12 +164,15 @@ class UsageClient:
     def flush(self, timeout: float = 30.0) -> FlushReport:
         """Deliver what is spooled; return after ``timeout`` seconds at the latest. Raises nothing.
 
-        What could not be delivered is reported as pending, and stays in the spool.
+        What could not be delivered is reported as pending, and stays in the spool. A backlog too
+        long to be counted in time is estimated from its bytes.
         """
         deadline = self._clock.monotonic() + max(0.0, timeout)
         report = DeliveryReport()
         done = self._drainer.call(lambda: self._flush(deadline, report), timeout)
-        return self._flush_report(report, done=done)
+        waiting = 0 if done and report.finished else self._pending_by(deadline)
+        in_memory = len(self._pipeline.spool.ring)
+        return FlushReport(report.delivered, waiting + in_memory, report.dead)
 
     def _flush(self, deadline: float, report: DeliveryReport) -> None:
         pipeline = self._pipeline
@@ -179,13 +182,9 @@ class UsageClient:
         except Exception as error:  # the exit hook and close() come through here
             pipeline.note_error(error)
 
-    def _flush_report(self, report: DeliveryReport, *, done: bool) -> FlushReport:
-        waiting = 0 if done and report.finished else self.pending()
-        return FlushReport(
-            delivered=report.delivered,
-            pending=waiting + len(self._pipeline.spool.ring),
-            dead=report.dead,
-        )
+    def _pending_by(self, deadline: float) -> int:
+        extents = backlog(self.settings.spool_dir)
+        return count_left(extents, lambda: self._clock.monotonic() >= deadline).records
 
     def exit_flush(self) -> None:
         """What the exit hook does: write what was lost, deliver for as long as settings allow."""

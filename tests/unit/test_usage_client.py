@@ -46,8 +46,14 @@ from tests.support import (
 Open = Callable[..., UsageClient]
 
 
-def drainers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "receipt-usage-drainer"]
+def drainers(expected: int) -> list[threading.Thread]:
+    """Return the background threads, as soon as there are as many as expected."""
+    never = threading.Event()
+    while True:  # ends in the test's own time limit
+        found = [t for t in threading.enumerate() if t.name == "receipt-usage"]
+        if len(found) == expected:
+            return found
+        never.wait(0.01)
 
 
 def refuse(*_: object) -> int:
@@ -66,21 +72,21 @@ def test_a_client_reads_its_own_writes_without_any_thread(
     assert client.summarize()[0].cost_usd == Decimal("1.5")
     assert client.summarize(UsageQuery(model="other"))[0].calls == 0
     assert client.pending() == 0
-    assert not drainers()
+    drainers(0)
 
 
 def test_the_background_thread_delivers_and_ends_with_the_client(open_client: Open) -> None:
     """The first record starts it, close stops it."""
     client = open_client(drain="thread")
-    assert not drainers()
+    drainers(0)
     client.put_ai_usage_metric(make_metric())
-    assert len(drainers()) == 1
+    drainers(1)
     never = threading.Event()
     while client.health().delivered == 0:  # ends in the test's own time limit
         never.wait(0.02)
     assert client.pending() == 0
     client.close()
-    assert not drainers()
+    drainers(0)
 
 
 def test_a_put_after_close_is_dropped_counted_and_said_once(
@@ -344,7 +350,7 @@ def test_a_client_that_is_garbage_leaves_no_thread_and_no_lock(tmp_path: Path) -
     client.put_ai_usage_metric(make_metric(request_id="a"))
     client.put_ai_usage_metric(None)  # type: ignore[arg-type]
     client.put_ai_usage_metric(None)  # type: ignore[arg-type]
-    (thread,) = drainers()
+    (thread,) = drainers(1)
     watched = weakref.ref(client)
     del client
     gc.collect()
@@ -385,9 +391,9 @@ def test_a_forked_child_records_as_itself(open_client: Open) -> None:
 
     def child() -> None:
         assert client.health().recorded == 0
-        assert not drainers()
+        drainers(0)
         assert client.put_ai_usage_metric(make_metric(request_id="child")) is PutResult.STORED
-        assert len(drainers()) == 1
+        drainers(1)
 
     assert [in_fork(child) for _ in range(3)] == [0] * 3
     ids = stored_ids(client)
