@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import msgspec
-
-from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
-from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
+from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.logs import safe_logger
-from receipt_dynamo.spool.reader import SegmentReader, list_segments, remove_unborn, set_aside
+from receipt_dynamo.payload import encode_payload, parse_payload
+from receipt_dynamo.spool.aside import Aside
+from receipt_dynamo.spool.reader import SegmentReader, list_segments, remove_unborn
 from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.spool.segment import HEADER_BYTES, Lines, UnknownFormatError, split_lines
 from receipt_dynamo.spool.spool import Spool
-from receipt_dynamo.store import Batch, StoredRecord, UsageStore
+from receipt_dynamo.store import Batch, StoredRecord, UsageStore, WriteOutcome
 from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport", "LeadLostError"]
@@ -33,8 +32,6 @@ _MEMORY = "memory"  # what stands for a segment's name where records come out of
 _UNBORN_SECONDS = 60.0  # a segment that has no name after this has no writer either
 _SLICE_SECONDS = 0.5  # how long one drainer keeps the store before others may have it
 _log = safe_logger("receipt_dynamo.delivery")
-_decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
-_decode_gap = msgspec.json.Decoder(Gap).decode
 
 
 class LeadLostError(UsageError):
@@ -59,7 +56,7 @@ class DeliveryReport:
 class _Parsed:
     records: list[StoredRecord] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
-    dead: list[bytes] = field(default_factory=list)
+    dead: list[tuple[bytes, str]] = field(default_factory=list)  # the payload, and why
 
 
 class Delivery:
@@ -75,7 +72,7 @@ class Delivery:
         self._warned: set[str] = set()
         self._removed = 0
         self._acked: dict[str, int] = {}  # how far we brought a segment ourselves
-        self._aside: dict[str, tuple[int, int, int]] = {}  # from where, how many bad, how many dead
+        self._aside = Aside(directory, clock)
         self._may_ack: Callable[[], bool] | None = None
 
     def run(
@@ -125,21 +122,41 @@ class Delivery:
                 segment.remove()
                 excess -= size
 
-    def deliver_memory(self, ring: MemoryRing) -> int:
-        """Bring what lies in memory into the store, past a disk that refuses it; return how many.
+    def deliver_memory(self, ring: MemoryRing, report: DeliveryReport) -> None:
+        """Bring what lies in memory into the store, past a disk that refuses it.
 
-        Raises StoreError, OSError; what is in no store then stays in memory.
+        What can never be stored goes to ``dead/``; where the disk refuses even that, it stays in
+        memory, and the others go on. Raises StoreError, OSError; what is in no store stays too.
         """
-        delivered = 0
-        while payloads := ring.take(BATCH_RECORDS):
-            batch = Batch(records=_parse(payloads).records, segment=_MEMORY, position=0)
-            try:
-                with self._store.exclusive(_BUSY_SECONDS):
-                    delivered += self._store.write(batch).acknowledged
-            except BaseException:
-                ring.give_back(payloads)
-                raise
-        return delivered
+        waiting: list[bytes] = []
+        try:
+            while payloads := ring.take(BATCH_RECORDS):
+                try:
+                    waiting += self._deliver_payloads(payloads, report)
+                except BaseException:
+                    ring.give_back(payloads)
+                    raise
+        finally:
+            ring.give_back(waiting)
+
+    def _deliver_payloads(self, payloads: list[bytes], report: DeliveryReport) -> list[bytes]:
+        """Settle records that no segment holds; return those that must wait."""
+        parsed = _parse(payloads)
+        with self._store.exclusive(_BUSY_SECONDS):
+            outcome = self._store.write(
+                Batch(records=parsed.records, gaps=parsed.gaps, segment=_MEMORY, position=0)
+            )
+        report.delivered += outcome.acknowledged
+        dead = [*parsed.dead, *_rejected(outcome)]
+        if not dead:
+            return []
+        try:
+            self._aside.bury(_MEMORY, dead)
+        except OSError as error:
+            self._warn_once(_MEMORY, f"records can never be stored, and wait in memory: {error}")
+            return [payload for payload, _ in dead]
+        report.dead += len(dead)
+        return []
 
     def _count_unsent(self, segment: SegmentReader, spool: Spool) -> None:
         offset = self._start(segment)
@@ -148,6 +165,10 @@ class Delivery:
             parsed = _parse(lines.payloads)
             for record in parsed.records:
                 spool.drop("drop_oldest", record.metric)
+            for _ in parsed.dead:
+                spool.count("drop_oldest")
+            for _ in lines.damaged:
+                spool.count("corrupt")
             for gap in parsed.gaps:  # what was lost before stays counted
                 spool.drops.restore(gap)
 
@@ -159,7 +180,7 @@ class Delivery:
 
     def _prune(self, deadline: float) -> None:
         """Forget what the store and we noted of segments that are gone."""
-        self._aside.clear()
+        self._aside.forget()
         self._acked.clear()
         young = self._clock.now() - timedelta(seconds=_UNBORN_SECONDS)
         remove_unborn(self._directory, int(young.timestamp() * 1e9))
@@ -193,10 +214,10 @@ class Delivery:
         except FileNotFoundError:
             return True  # another drainer has finished it
         except UnknownFormatError as error:
-            self._warn_once(path, f"is of another format ({error}); it is left alone")
+            self._warn_segment(path, f"is of another format ({error}); it is left alone")
         except OSError as error:
             report.failed_segments += 1
-            self._warn_once(path, f"cannot be drained now: {error}")
+            self._warn_segment(path, f"cannot be drained now: {error}")
         return True
 
     def _drain_slice(
@@ -239,47 +260,33 @@ class Delivery:
         self, segment: SegmentReader, offset: int, lines: Lines, report: DeliveryReport
     ) -> int:
         parsed = _parse(lines.payloads)
-        if lines.bad or parsed.dead:
-            self._set_aside(segment, offset, lines.bad, parsed.dead)
+        self._aside.quarantine(segment.name, offset, lines.bad)
+        self._aside.bury_once(segment.name, offset, parsed.dead)
         now = self._clock.now()
         parsed.gaps += [Gap(f"{segment.name}-{at}", now, "corrupt", 1) for at in lines.damaged]
+        end = lines.end
         outcome = self._store.write(
-            Batch(
-                records=parsed.records,
-                gaps=parsed.gaps,
-                segment=segment.name,
-                position=lines.end,
-            )
+            Batch(records=parsed.records, gaps=parsed.gaps, segment=segment.name, position=end)
         )
         if self._may_ack is not None and not self._may_ack():
             raise LeadLostError(f"another process delivers the spool {self._directory}")
-        segment.ack(lines.end)
-        self._acked[segment.name] = lines.end
+        if outcome.rejected:
+            self._aside.bury_once(segment.name, offset, _rejected(outcome))
+            self._store.write(Batch(records=(), segment=segment.name, position=end))
+        segment.ack(end)
+        self._acked[segment.name] = end
         report.delivered += outcome.acknowledged
-        report.dead += len(parsed.dead)
+        report.dead += len(parsed.dead) + len(outcome.rejected)
         report.bad_lines += len(lines.bad)
         return outcome.acknowledged
 
-    def _set_aside(
-        self, segment: SegmentReader, offset: int, bad: list[bytes], dead: list[bytes]
-    ) -> None:
-        """Keep what cannot be read or delivered; once, however often the store then fails."""
-        start, bad_before, dead_before = self._aside.get(segment.name, (offset, 0, 0))
-        if start != offset:
-            bad_before = dead_before = 0
-        bad, dead = bad[bad_before:], dead[dead_before:]
-        if bad:
-            set_aside(self._directory / "quarantine", f"{segment.name}.bad", bad)
-            _log.warning("%s: %d damaged lines are in quarantine/", segment.path, len(bad))
-        if dead:
-            set_aside(self._directory / "dead", f"{segment.name}.jsonl", dead)
-            _log.error("%s: %d records can never be stored; see dead/", segment.path, len(dead))
-        self._aside[segment.name] = offset, bad_before + len(bad), dead_before + len(dead)
+    def _warn_segment(self, path: Path, what: str) -> None:
+        self._warn_once(path.name, f"the spool segment {path} {what}")
 
-    def _warn_once(self, path: Path, what: str) -> None:
-        if path.name not in self._warned:
-            self._warned.add(path.name)
-            _log.warning("the spool segment %s %s", path, what)
+    def _warn_once(self, about: str, text: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            _log.warning("%s", text)
 
 
 def _read_tail(tail: bytes, size: int) -> Lines:
@@ -296,13 +303,16 @@ def _parse(payloads: list[bytes]) -> _Parsed:
     parsed = _Parsed()
     for payload in payloads:
         try:
-            if payload.startswith(GAP_PREFIX):
-                parsed.gaps.append(_decode_gap(payload))
-            else:
-                parsed.records.append(StoredRecord(_decode_metric(payload), payload))
-        except (msgspec.MsgspecError, ValueError, UsageError) as error:
-            reason = msgspec.json.encode(
-                {"reason": str(error), "record": payload.decode("utf-8", "replace")}
-            )
-            parsed.dead.append(reason)
+            record = parse_payload(payload)
+        except ValueError as error:
+            parsed.dead.append((payload, str(error)))
+            continue
+        if isinstance(record, Gap):
+            parsed.gaps.append(record)
+        else:
+            parsed.records.append(record)
     return parsed
+
+
+def _rejected(outcome: WriteOutcome) -> list[tuple[bytes, str]]:
+    return [(encode_payload(found.record), found.reason) for found in outcome.rejected]

@@ -18,7 +18,13 @@ from typing import Self
 
 from receipt_dynamo.errors import DirectoryRefusedError, StoreBusyError
 
-__all__ = ["FileLock", "check_private_file", "create_private_file", "secure_directory"]
+__all__ = [
+    "FileLock",
+    "check_private_file",
+    "create_private_file",
+    "secure_directory",
+    "sync_directory",
+]
 
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _POLL_SECONDS = 0.005
@@ -85,6 +91,15 @@ def create_private_file(path: Path, flags: int) -> int:
     if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # noqa: PLR2004 - the mode just asked for
         os.fchmod(descriptor, 0o600)
     return descriptor
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to the disk itself. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class FileLock:

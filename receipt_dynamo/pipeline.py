@@ -137,7 +137,7 @@ class Pipeline:
         try:
             self.delivery.run(deadline, progress, report=report, may_ack=may_ack)
             if len(self.spool.ring):
-                report.delivered += self.delivery.deliver_memory(self.spool.ring)
+                self.delivery.deliver_memory(self.spool.ring, report)
             counters.last_error = None
         finally:
             counters.delivered += report.delivered

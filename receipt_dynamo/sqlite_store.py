@@ -30,6 +30,7 @@ from receipt_dynamo.files import (
     secure_directory,
 )
 from receipt_dynamo.fork_gate import ForkGate
+from receipt_dynamo.sqlite_insert import insert
 from receipt_dynamo.sqlite_rows import (
     INSERT_GAP,
     INSERT_METRIC,
@@ -49,6 +50,7 @@ from receipt_dynamo.sqlite_schema import MIGRATIONS, prepare
 from receipt_dynamo.store import (
     Batch,
     DroppedSummary,
+    Rejection,
     UsageQuery,
     UsageSummary,
     WriteOutcome,
@@ -165,23 +167,30 @@ class SqliteStore:
             raise self._error(error) from error
 
     def write(self, batch: Batch) -> WriteOutcome:
-        """Take in a batch and its read offset in one transaction. Raises StoreError."""
+        """Take in a batch and its read offset in one transaction. Raises StoreError.
+
+        The offset stays where it was when something is rejected: once it has moved, nobody reads
+        the rejected again, and it is not set aside yet.
+        """
         connection = self._connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(
-                INSERT_METRIC, [metric_row(r.metric, r.payload) for r in batch.records]
+            dead = insert(
+                connection, INSERT_METRIC, batch.records, lambda r: metric_row(r.metric, r.payload)
             )
-            connection.executemany(INSERT_GAP, [gap_row(gap) for gap in batch.gaps])
-            connection.execute(
-                "INSERT OR REPLACE INTO ingest VALUES (?, ?)", (batch.segment, batch.position)
-            )
+            rejected = [Rejection(record, reason) for record, reason in dead]
+            lost = insert(connection, INSERT_GAP, batch.gaps, gap_row)
+            rejected += [Rejection(gap, reason) for gap, reason in lost]
+            if not rejected:
+                connection.execute(
+                    "INSERT OR REPLACE INTO ingest VALUES (?, ?)", (batch.segment, batch.position)
+                )
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise self._error(error) from error
-        return WriteOutcome(acknowledged=len(batch.records))
+        return WriteOutcome(acknowledged=len(batch.records) - len(dead), rejected=rejected)
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Return the first time recorded under each (service, request id) that the store has."""

@@ -19,6 +19,7 @@ __all__ = [
     "DIMENSIONS",
     "Batch",
     "DroppedSummary",
+    "Rejection",
     "StoredRecord",
     "UsageQuery",
     "UsageStore",
@@ -160,10 +161,19 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record that the store will never take, however often it is sent, and why, in words."""
+
+    record: StoredRecord | Gap
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WriteOutcome:
-    """What became of a batch: how many records the store has acknowledged."""
+    """What became of a batch: how many records the store has, and which it will never take."""
 
     acknowledged: int
+    rejected: Sequence[Rejection] = ()
 
 
 class UsageStore(Protocol):
@@ -182,7 +192,11 @@ class UsageStore(Protocol):
         """Forget the positions of all segments but these."""
 
     def write(self, batch: Batch) -> WriteOutcome:
-        """Take in a batch. Called within ``exclusive``. Raises StoreError."""
+        """Take in a batch. Called within ``exclusive``. Raises StoreError.
+
+        What the store will never take is rejected, and stops nothing else of the batch. The
+        position then stays: the caller sets the rejected aside, and moves it with an empty batch.
+        """
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Return the first time recorded under each (service, request id) that the store has."""

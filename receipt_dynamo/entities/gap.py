@@ -13,6 +13,7 @@ __all__ = ["GAP_PREFIX", "Gap"]
 GAP_PREFIX = b'{"gap":'
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What a store can keep. Checked on reading: a gap beyond it goes to ``dead/``."""
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _HIGHEST, _LOWEST = 140, -170
 
 
@@ -23,7 +24,7 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     gap: str
-    timestamp: datetime
+    timestamp: Moment
     reason: str
     count: Count
     service: str | None = None

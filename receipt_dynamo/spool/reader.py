@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from receipt_dynamo.errors import DirectoryRefusedError
-from receipt_dynamo.files import create_private_file, secure_directory
 from receipt_dynamo.spool.names import NEW_SUFFIX, SEGMENT_SUFFIX
 from receipt_dynamo.spool.segment import (
     HEADER_BYTES,
@@ -21,7 +19,7 @@ from receipt_dynamo.spool.segment import (
     write_ack,
 )
 
-__all__ = ["SegmentReader", "list_segments", "remove_unborn", "set_aside", "spool_bytes"]
+__all__ = ["SegmentReader", "list_segments", "remove_unborn", "spool_bytes"]
 
 CHUNK_BYTES = 1 << 20
 
@@ -144,19 +142,3 @@ class SegmentReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def set_aside(directory: Path, name: str, lines: list[bytes]) -> None:
-    """Append what cannot be read or delivered to ``directory/name``. Raises OSError."""
-    try:
-        secure_directory(directory)
-    except DirectoryRefusedError as error:  # a full disk, or a file in the way: this segment waits
-        raise OSError(errno.EACCES, str(error)) from error
-    descriptor = create_private_file(directory / name, os.O_WRONLY | os.O_APPEND)
-    try:
-        for line in lines:
-            data = line + b"\n"
-            if os.write(descriptor, data) != len(data):
-                raise OSError(errno.ENOSPC, "short write", str(directory / name))
-    finally:
-        os.close(descriptor)

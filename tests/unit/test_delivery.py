@@ -17,6 +17,7 @@ from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.spool.pending import pending_records
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
 from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line, format_header
+from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.store import Batch, WriteOutcome
@@ -411,3 +412,19 @@ def test_a_damaged_line_that_is_read_again_counts_once(tmp_path: Path) -> None:
             Delivery(bench.directory, store, bench.clock).run(float("inf"), may_ack=lambda: False)
         writer.append(encode(make_metric(request_id="c")))
     assert store.dropped(UsageQuery()).by_reason == {"corrupt": 1}
+
+
+def test_a_segment_that_makes_room_counts_all_it_held(bench: Bench) -> None:
+    """Sound records with their figures, unreadable and damaged ones by number, gaps as they are."""
+    writer = bench.spool("a", "b", seal=False)
+    writer.append(b"unreadable")
+    writer.append(encode(Gap("g", NOON, "disk", 5)))
+    writer.seal()
+    damage(only_segment(bench.directory), HEADER_BYTES + 20, b"?")
+    spool = Spool(SpoolWriter(bench.directory, 1 << 22), bench.clock)
+    bench.delivery.drop_oldest(1, spool)
+    spool.write_gaps()
+    spool.writer.seal()
+    bench.run()
+    lost = bench.store.dropped(UsageQuery()).by_reason
+    assert lost == {"corrupt": 1, "disk": 5, "drop_oldest": 2}

@@ -12,7 +12,6 @@ from receipt_dynamo.spool.reader import (
     CHUNK_BYTES,
     SegmentReader,
     list_segments,
-    set_aside,
     spool_bytes,
 )
 from receipt_dynamo.spool.segment import HEADER_BYTES, UnknownFormatError, encode_line
@@ -162,15 +161,6 @@ def test_a_stretch_without_a_newline_never_stops_a_reader(directory: Path) -> No
         assert offset == segment.size()
     assert found == [b'{"n":1}', b'{"n":2}']
     assert bad == 2 * CHUNK_BYTES + 5
-
-
-def test_what_is_set_aside_is_appended_and_private(tmp_path: Path) -> None:
-    """Damaged lines are kept, byte for byte, where only we can read them."""
-    for line in (b"one \xff", b"two"):
-        set_aside(tmp_path / "quarantine", "a.bad", [line])
-    path = tmp_path / "quarantine" / "a.bad"
-    assert path.read_bytes() == b"one \xff\ntwo\n"
-    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_segment_that_was_removed_says_so(writer: SpoolWriter, directory: Path) -> None:
