@@ -50,7 +50,7 @@ def command(follow: bool, timeout: float, as_json: bool) -> int:
         shipper = _Shipper(client, stop)
         finished = shipper.follow() if follow else shipper.ship_backlog(timeout)
         left = client.pending()
-        shipper.say_end(left)
+        shipper.say_end(left, finished=finished)
         if as_json:
             write_json(
                 {
@@ -122,9 +122,14 @@ class _Shipper:
             note(f"{other} delivers this spool (last sign {age:.0f} s ago); watching")
         self._said = other
 
-    def say_end(self, left: int) -> None:
-        wait = f"{counted(left, 'record')} still {'waits' if left == 1 else 'wait'}"
-        note(f"{counted(self.delivered, 'record')} delivered; {wait if left else 'none waits'}")
+    def say_end(self, left: int, *, finished: bool) -> None:
+        """Say what was done; after a finished backlog only what came later can be left."""
+        wait = "none waits"
+        if left:
+            verb = "waits" if left == 1 else "wait"
+            kind = "newer record" if finished else "record"
+            wait = f"{counted(left, kind)} {verb if finished else f'still {verb}'}"
+        note(f"{counted(self.delivered, 'record')} delivered; {wait}")
 
 
 class _StopRequest:

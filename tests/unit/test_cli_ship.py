@@ -125,7 +125,7 @@ def test_follow_delivers_what_arrives_until_it_is_stopped(
     assert (ran.code, rounds) == (0, [2, 1, 2])
     assert ran.err.splitlines() == [
         "shipping for local until interrupted",
-        "5 records delivered; 3 records still wait",
+        "5 records delivered; 3 newer records wait",
     ]
 
 
