@@ -16,6 +16,7 @@ from typing import Literal
 from receipt_dynamo._version import __version__
 from receipt_dynamo.destinations import waiting_elsewhere, way_to
 from receipt_dynamo.errors import UsageError
+from receipt_dynamo.file_systems import file_system_of, holds_no_files, risk_of
 from receipt_dynamo.files import check_private_file, secure_directory
 from receipt_dynamo.settings import DEPRECATED_TABLE_VARIABLE, Settings
 from receipt_dynamo.spool.pending import pending_records
@@ -23,16 +24,6 @@ from receipt_dynamo.spool.pending import pending_records
 __all__ = ["Finding", "inspect_environment"]
 
 Mark = Literal["ok", "warn", "fault"]
-_NETWORK = frozenset(
-    "nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ceph glusterfs lustre beegfs gpfs fuse.sshfs "
-    "fuse.s3fs fuse.gcsfuse fuse.rclone fuse.glusterfs".split()
-)
-_MEMORY = frozenset({"tmpfs", "ramfs"})
-_NO_FILES = frozenset(
-    "proc sysfs cgroup cgroup2 devpts securityfs debugfs tracefs bpf pstore mqueue efivarfs "
-    "configfs fusectl binfmt_misc autofs selinuxfs".split()
-)
-"""The kernel's own file systems: root may seem to be allowed to write there, and cannot."""
 _LITTLE_SPACE = 64 << 20  # bytes
 _FIXED_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 """These mend the WAL-reset bug of 3.7.0 to 3.51.2: two branches, and all from the last on."""
@@ -110,7 +101,7 @@ def _nearest_existing(directory: Path) -> Path:
 
 def _missing(directory: Path, parent: Path) -> Finding:
     """Say whether a directory that is not there yet can be made in ``parent``, and safely."""
-    holds_files = file_system_of(parent.resolve()) not in _NO_FILES
+    holds_files = not holds_no_files(file_system_of(parent.resolve()))
     if not parent.is_dir() or not holds_files or not os.access(parent, os.W_OK | os.X_OK):
         why = f"{parent} is not writable" if parent.is_dir() else f"{parent} is no directory"
         return Finding(
@@ -135,7 +126,7 @@ def _present(directory: Path) -> Finding:
         secure_directory(directory)
     except UsageError as error:
         return Finding("fault", "directory", str(error))
-    if file_system_of(directory.resolve()) in _NO_FILES:
+    if holds_no_files(file_system_of(directory.resolve())):
         return Finding("fault", "directory", f"{directory} holds no files. Set RECEIPT_USAGE_DIR")
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         return Finding("fault", "directory", f"{directory} cannot be written. Run: chmod u+rwx")
@@ -143,39 +134,19 @@ def _present(directory: Path) -> Finding:
 
 
 def _file_system(directory: Path) -> Finding:
-    kind = file_system_of(directory)
+    kind = file_system_of(directory.resolve())
     try:
         status = os.statvfs(directory)
     except OSError as error:
         return Finding("fault", "file system", f"cannot be asked: {error.strerror}")
     free = status.f_bavail * status.f_frsize
     detail = f"{kind or 'of unknown type'}, {free / (1 << 30):,.1f} GiB free"
-    if kind in _NETWORK:
-        return Finding("warn", "file system", f"{detail}; locks and SQLite need a local disk")
-    if kind in _MEMORY:
-        return Finding("warn", "file system", f"{detail}; in memory, gone after a reboot")
+    risk = risk_of(kind)
+    if risk is not None:
+        return Finding("warn", "file system", f"{detail}; {risk}")
     if free < _LITTLE_SPACE:
         return Finding("warn", "file system", f"{detail}; little space is left")
     return Finding("ok", "file system", detail)
-
-
-def file_system_of(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """Return the type of the file system that holds ``directory``; None where it is unknown."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    found, kind = "", None
-    for line in lines:
-        place, _, source = line.partition(" - ")
-        mounted, types = place.split(" "), source.split(" ")
-        if len(mounted) < 5 or not source:  # noqa: PLR2004 - proc(5): the mount point is the fifth
-            continue
-        point = mounted[4].replace("\\040", " ")
-        inside = directory == Path(point) or Path(point) in directory.parents
-        if inside and len(point) >= len(found):  # a later mount on the same point covers it
-            found, kind = point, types[0]
-    return kind
 
 
 def _settings(settings: Settings, variables: Mapping[str, str]) -> Iterator[Finding]:

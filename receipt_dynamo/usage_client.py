@@ -20,6 +20,7 @@ from receipt_dynamo.delivery import Delivery, DeliveryReport
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.errors import ConfigurationError
+from receipt_dynamo.file_systems import warn_of_risk
 from receipt_dynamo.files import secure_directory
 from receipt_dynamo.health import FlushReport, Health, PutResult
 from receipt_dynamo.logs import safe_logger
@@ -350,6 +351,8 @@ def open_usage_client(settings: Settings | None = None) -> UsageClient:
     from receipt_dynamo.sqlite_store import SqliteStore  # sqlite3 loads when it is used
 
     client = UsageClient(chosen, SqliteStore(chosen.store_path))
+    if chosen.drain != "manual":  # a command records nothing of its own; doctor warns as well
+        warn_of_risk(chosen.usage_dir)
     _log.info(
         "DYNAMODB_TABLE_NAME is not set: usage is recorded in the embedded store %s. "
         "Read it with: receipt-usage report",

@@ -15,14 +15,6 @@ from receipt_dynamo import doctor as doctoring
 
 Run = Callable[..., Any]
 
-MOUNTS = """\
-22 1 0:20 / / rw - ext4 /dev/sda rw
-23 22 0:21 / /home rw,relatime shared:1 - nfs4 server:/home rw
-24 23 0:22 / /home/with\\040space rw - tmpfs tmpfs rw
-25 22 0:23 / /homestead rw - xfs /dev/sdb rw
-26 22 0:24 / /home rw - btrfs /dev/sdc rw
-"""
-
 
 def findings(run: Run, code: int = 0) -> dict[str, tuple[str, str]]:
     """What doctor finds, by its name; later ones of one name win."""
@@ -140,27 +132,6 @@ def test_what_was_set_aside_and_what_waits_elsewhere_is_warned_of(
         "warn",
         f"{spool / 'local' / 'dead'} holds records that can never be stored",
     )
-
-
-@pytest.mark.parametrize(
-    ("directory", "kind"),
-    [
-        ("/var/usage", "ext4"),
-        ("/home/me", "btrfs"),
-        ("/home/with space/usage", "tmpfs"),
-        ("/homestead/me", "xfs"),
-        ("/homes", "ext4"),
-    ],
-)
-def test_the_file_system_is_that_of_the_innermost_mount(
-    tmp_path: Path, directory: str, kind: str
-) -> None:
-    """The longest mount point that holds the directory; of two on one point the later."""
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTS)
-
-    assert doctoring.file_system_of(Path(directory), mounts) == kind
-    assert doctoring.file_system_of(Path(directory), tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(
