@@ -1,6 +1,6 @@
 # make run    import a sample of real replies of AI services and report what they cost
 # make test   lint, types, import rules, tests with branch coverage
-# make bench  the recording path beside its yardsticks
+# make bench  what recording and a backlog cost, beside yardsticks of the same run
 # Each does all the set-up itself; it needs Python >= 3.11 with pip (choose one with PYTHON=...).
 
 SHELL := /bin/bash
@@ -39,7 +39,7 @@ unit:
 
 bench:
 	@tools/setup.sh dev
-	$(BIN)/python -m benchmarks.recording $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 format:
 	@tools/setup.sh dev

@@ -1,0 +1,1 @@
+"""What recording costs and what a backlog costs, beside yardsticks measured in the same run."""

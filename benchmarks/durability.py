@@ -1,0 +1,88 @@
+"""durability="fsync": a put returns when its record is on the disk itself."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from array import array
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from benchmarks.report import Part, Row, timings
+from benchmarks.samples import (
+    Operation,
+    client_of,
+    line_of,
+    open_append,
+    plain_sqlite,
+    private_directory,
+    ready_metric,
+    time_calls,
+)
+
+__all__ = ["run"]
+
+_ROUNDS = 5
+_CALLS = 300
+_THREADS = 8
+
+
+def _write_and_sync(directory: Path, stack: ExitStack) -> Operation:
+    file, line = open_append(directory / "bare"), line_of(ready_metric())
+    stack.callback(os.close, file)
+
+    def write_and_sync() -> None:
+        os.write(file, line)
+        os.fdatasync(file)
+
+    return write_and_sync
+
+
+def _from_threads(operation: Operation, calls: int) -> array[int]:
+    """Return how long each call took when eight threads call at the same time."""
+    taken = array("q")
+
+    def work() -> None:
+        taken.extend(time_calls(operation, calls))
+
+    threads = [threading.Thread(target=work) for _ in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
+
+
+def run(scale: float, say: Callable[[str], None]) -> list[Part]:
+    """Time records that are on the disk when the call returns."""
+    calls = max(10, int(_CALLS * scale))
+    with private_directory() as directory, ExitStack() as stack:
+        client = stack.enter_context(closing(client_of(directory / "put", durability="fsync")))
+        metric = ready_metric()
+
+        def put() -> None:
+            client.put_ai_usage_metric(metric)
+
+        bare = _write_and_sync(directory, stack)
+        insert = plain_sqlite(directory / "yardstick.db", "FULL")
+        operations: list[tuple[str, bool, Callable[[int], array[int]]]] = [
+            ("os.write and os.fdatasync", True, lambda n: time_calls(bare, n)),
+            ("SQLite WAL FULL insert", True, lambda n: time_calls(insert, n)),
+            ("put", False, lambda n: time_calls(put, n)),
+            ("write and fdatasync, 8 threads", True, lambda n: _from_threads(bare, n // 4)),
+            ("put, 8 threads (shared syncs)", False, lambda n: _from_threads(put, n // 4)),
+        ]
+        taken = [array("q") for _ in operations]
+        for turn in range(_ROUNDS):
+            say(f"durability=fsync: round {turn + 1} of {_ROUNDS}")
+            for samples, (_, _, timed) in zip(taken, operations, strict=True):
+                gc.collect()
+                samples.extend(timed(calls))
+    rows = [
+        Row(name, timings(samples), yardstick)
+        for samples, (name, yardstick, _) in zip(taken, operations, strict=True)
+    ]
+    title = f'durability="fsync": microseconds per call ({_ROUNDS} x {calls} calls in turns)'
+    return [Part("durability", title, rows)]
