@@ -28,6 +28,12 @@ _RATE = 1000
 _TASKS = 50
 _SECONDS = 10.0
 _LAG_SECONDS = 0.005
+_NOTE = f"""\
+sys.getswitchinterval() is {sys.getswitchinterval() * 1e6:g} us: so long may a thread keep the \
+interpreter from another.
+  own: without the time that the thread was ready and other work had the CPUs.
+  lag: how much later than asked a sleep of {_LAG_SECONDS * 1000:g} ms returned; timers are good \
+to 1 ms."""
 _Keep = Callable[[AIUsageMetric], object]
 
 
@@ -106,10 +112,6 @@ def run(scale: float, say: Callable[[str], None]) -> list[Part]:
             "event-loop",
             f"In an event loop at {_RATE} records/s for {seconds:g} s: microseconds per call",
             rows,
-            f"sys.getswitchinterval() is {sys.getswitchinterval() * 1e6:g} us: so long may a "
-            "thread keep the interpreter from another.\n"
-            "  own: without the time that the thread was ready and other work had the CPUs. lag: how"
-            f" much later than\n  asked a sleep of {_LAG_SECONDS * 1000:g} ms returned; the loop's "
-            "timers are good to 1 ms.",
+            _NOTE,
         )
     ]
