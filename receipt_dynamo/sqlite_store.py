@@ -296,8 +296,7 @@ class SqliteStore:
         )
         try:
             connection.execute("PRAGMA query_only = 1")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version != len(MIGRATIONS):
+            if _version(connection) != len(MIGRATIONS):
                 with self.exclusive(_BUSY_SECONDS):  # migrates, or says that it is newer
                     pass
         except BaseException:
@@ -319,6 +318,19 @@ class SqliteStore:
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self.path}>"
+
+
+def _version(connection: sqlite3.Connection) -> int | None:
+    """Return the store's version, or None where its maker was killed before it was made.
+
+    It left a journal then, which only a writer may roll back. Raises as SQLite does.
+    """
+    try:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            return None
+        raise
 
 
 _stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()

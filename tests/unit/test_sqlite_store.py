@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -273,3 +274,21 @@ def test_a_child_forked_in_the_middle_of_a_write_uses_its_own(store: SqliteStore
     assert {m.request_id for m in store.query(ALL)} == {"before", "parent", "child"}
     with closing(sqlite3.connect(store.path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_store_whose_maker_was_killed_can_be_read(tmp_path: Path) -> None:
+    """The journal that it left is rolled back by whoever reads first."""
+    made, left = tmp_path / "made.db", tmp_path / "usage.db"
+    with closing(sqlite3.connect(made, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE other (text TEXT)")
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO other VALUES (?)", [("x" * 4000,)] * 20)
+        connection.execute("UPDATE other SET text = 'y'")  # more than the cache holds
+        for suffix in ("", "-journal"):  # as they lie there in the middle of the transaction
+            copy = left.with_name(f"{left.name}{suffix}")
+            shutil.copy(f"{made}{suffix}", copy)
+            copy.chmod(0o600)
+        connection.execute("ROLLBACK")
+    store = SqliteStore(left)
+    assert list(store.query(UsageQuery())) == []
