@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from receipt_dynamo._version import __version__
+    from receipt_dynamo.dead_letter import DeadLetter
+    from receipt_dynamo.dead_letters import DeadLetters
     from receipt_dynamo.destinations import waiting_elsewhere, way_to
     from receipt_dynamo.doctor import Finding, inspect_environment
     from receipt_dynamo.entities.ai_usage_metric import (
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from receipt_dynamo.environment import Environment, detect_environment
     from receipt_dynamo.errors import (
         ConfigurationError,
+        DeadLetterError,
         DirectoryRefusedError,
         StoreBusyError,
         StoreError,
@@ -48,6 +51,9 @@ __all__ = [
     "UNPRICED_REASONS",
     "AIUsageMetric",
     "ConfigurationError",
+    "DeadLetter",
+    "DeadLetterError",
+    "DeadLetters",
     "DirectoryRefusedError",
     "DroppedSummary",
     "Environment",
@@ -79,12 +85,14 @@ __all__ = [
 
 _MODULES = {
     "_version": "__version__",
+    "dead_letter": "DeadLetter",
+    "dead_letters": "DeadLetters",
     "destinations": "waiting_elsewhere way_to",
     "doctor": "Finding inspect_environment",
     "entities.ai_usage_metric": "AIUsageMetric PRICE_SOURCES STATUSES UNPRICED_REASONS",
     "entities.request_id": "mint_request_id",
     "environment": "Environment detect_environment",
-    "errors": "ConfigurationError DirectoryRefusedError StoreBusyError StoreError "
+    "errors": "ConfigurationError DeadLetterError DirectoryRefusedError StoreBusyError StoreError "
     "StoreVersionError UsageError",
     "fork_gate": "ForkGate",
     "health": "FlushReport Health PutResult",

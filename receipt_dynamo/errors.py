@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigurationError",
+    "DeadLetterError",
     "DirectoryRefusedError",
     "StoreBusyError",
     "StoreError",
@@ -22,6 +23,10 @@ class ConfigurationError(UsageError, ValueError):
 
 class DirectoryRefusedError(ConfigurationError):
     """A directory or file is not safe to write to: another owner, or writable by others."""
+
+
+class DeadLetterError(UsageError):
+    """A dead letter cannot be found, retried or removed. The message says what was changed."""
 
 
 class StoreError(UsageError):

@@ -1,8 +1,8 @@
 """What is set aside: damaged lines in ``quarantine/``, records that no store takes in ``dead/``.
 
-A file of ``dead/`` has one JSON object a line, with the reason, the record as its segment held it
-and when it died. Blank lines are letters that were retried or dropped. Who appends or removes lines
-holds ``aside.lock``, which lies beside the segments.
+A file of ``dead/`` has one JSON object a line: the reason, the record as its segment held it, and
+when it died. A line that begins with a blank is a letter that was retried or dropped. Who appends
+or removes lines holds ``aside.lock``, which lies beside the segments.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def _append_lines(path: Path, lines: Sequence[bytes]) -> None:
     """Append lines to a private file and bring them to the disk: all of them, or none."""
     descriptor = create_private_file(path, os.O_RDWR | os.O_APPEND)
     try:
-        size = _whole_size(descriptor)
+        size, start = _end_of_lines(descriptor)
         os.ftruncate(descriptor, size)
-        data = b"".join(line + b"\n" for line in lines)
+        data = start + b"".join(line + b"\n" for line in lines)
         try:
             if os.write(descriptor, data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -156,13 +156,19 @@ def _append_lines(path: Path, lines: Sequence[bytes]) -> None:
         sync_directory(path.parent)
 
 
-def _whole_size(descriptor: int) -> int:
-    """Return how much of a file ends with a newline.
+def _end_of_lines(descriptor: int) -> tuple[int, bytes]:
+    """Return how much of a file to keep, and what the next line needs before it.
 
-    What lies behind comes from a drainer that was killed within its write. Its segment has not
-    acked it, so that it is set aside again.
+    What has no newline comes from a drainer that was killed within its write: its segment has not
+    acked it, so that it is set aside again. A whole letter may come from an editor, and is kept.
     """
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-        return size
-    return os.pread(descriptor, size, 0).rfind(b"\n") + 1
+        return size, b""
+    data = os.pread(descriptor, size, 0)
+    tail = data[data.rfind(b"\n") + 1 :]
+    try:
+        msgspec.json.decode(tail, type=Letter)
+    except msgspec.MsgspecError:
+        return size - len(tail), b""
+    return size, b"\n"

@@ -93,6 +93,18 @@ def test_what_a_killed_drainer_left_half_written_spoils_no_letter(
     assert reasons == ["first", "second"]
 
 
+def test_a_letter_that_an_editor_left_without_a_newline_is_kept(
+    aside: Aside, directory: Path
+) -> None:
+    """Only half lines go; the next letter begins on a line of its own."""
+    aside.bury(SEGMENT, [(b"{}", "first")])
+    path = directory / "dead" / f"{SEGMENT}.jsonl"
+    path.write_bytes(path.read_bytes().rstrip())
+    aside.bury(SEGMENT, [(b"[]", "second")])
+    reasons = [msgspec.json.decode(line)["reason"] for line in path.read_bytes().splitlines()]
+    assert reasons == ["first", "second"]
+
+
 def test_a_command_that_holds_the_lock_for_too_long_makes_the_segment_wait(
     aside: Aside, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

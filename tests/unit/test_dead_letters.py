@@ -1,0 +1,448 @@
+"""Dead letters are looked at, sent again or given up; whatever happens, each counts once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from receipt_dynamo import DeadLetterError, DeadLetters, DirectoryRefusedError, Settings
+from receipt_dynamo.dead_letter import DeadLetter
+from receipt_dynamo.delivery import Delivery
+from receipt_dynamo.entities.gap import Gap
+from receipt_dynamo.files import secure_directory
+from receipt_dynamo.spool.aside import Aside, Letter, aside_lock, letter_id
+from receipt_dynamo.spool.reader import list_segments
+from receipt_dynamo.spool.segment import HEADER_BYTES
+from receipt_dynamo.spool.writer import SpoolWriter
+from receipt_dynamo.sqlite_store import SqliteStore
+from receipt_dynamo.store import DroppedSummary, UsageQuery
+from tests.support import NOON, FakeClock, encode, in_fork, make_metric, payloads_of
+
+COST = Decimal("0.125")
+
+
+class Bench:
+    """The dead letters of a destination, as a drainer buried them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.settings = Settings(usage_dir=directory / "usage")
+        self.spool_dir = self.settings.spool_dir
+        self.dead_dir = self.spool_dir / "dead"
+        self.clock = FakeClock()
+        self.letters = DeadLetters(self.settings, self.clock)
+        self.store = SqliteStore(self.settings.store_path)
+        secure_directory(self.spool_dir)
+
+    def bury(self, *payloads: bytes, segment: str = "1-1-aa.seg") -> list[str]:
+        """Bury records; return the ids of their letters."""
+        Aside(self.spool_dir, self.clock).bury(segment, [(p, "it is poison") for p in payloads])
+        return [letter_id(payload.decode("utf-8", "replace")) for payload in payloads]
+
+    def metric(self, name: str, **changes: Any) -> bytes:
+        changes = {"input_tokens": 10, "output_tokens": 5, "cost_usd": COST, **changes}
+        return encode(make_metric(request_id=name, **changes))
+
+    def spooled(self) -> list[bytes]:
+        return [p for path in list_segments(self.spool_dir) for p in payloads_of(path)]
+
+    def deliver(self) -> list[str]:
+        """Deliver what is spooled; return the request ids in the store."""
+        assert Delivery(self.spool_dir, self.store, self.clock).run(float("inf")).finished
+        return [metric.request_id for metric in self.store.query(UsageQuery())]
+
+    def lost(self, query: UsageQuery | None = None) -> DroppedSummary:
+        self.deliver()
+        return self.store.dropped(query or UsageQuery())
+
+    @property
+    def ids(self) -> list[str]:
+        return [letter.id for letter in self.letters.letters()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_letter_says_where_it_lies_and_all_that_is_known_of_it(bench: Bench) -> None:
+    """File, line, id, reason and time; of the record service, model, tokens and cost."""
+    bench.bury(b"unreadable")
+    (name,) = bench.bury(bench.metric("a"))
+    (first, letter) = bench.letters.letters()
+    assert letter == bench.letters.letter(name)
+    assert letter == DeadLetter(
+        id=name,
+        file=bench.dead_dir / "1-1-aa.seg.jsonl",
+        line=2,
+        reason="it is poison",
+        died=NOON,
+        record=bench.metric("a").decode(),
+        fault=None,
+        service="openai",
+        model="gpt-4o",
+        operation="chat",
+        timestamp=NOON,
+        request_id="a",
+        input_tokens=10,
+        output_tokens=5,
+        cost_usd=COST,
+    )
+    assert (first.line, first.service, first.record) == (1, None, "unreadable")
+    assert first.fault
+
+
+@pytest.mark.parametrize(
+    ("record", "known"),
+    [
+        (b"[]", {}),
+        (b"{", {}),
+        (b'{"service":"x","model":7,"input_tokens":-1,"output_tokens":2}', {"service": "x"}),
+        (b'{"timestamp":"noon","cost_usd":"ten","operation":""}', {}),
+        (b'{"timestamp":5,"cost_usd":0.5,"request_id":"r"}', {"request_id": "r"}),
+        (b'{"timestamp":"2026-11-21T12:00:00+00:00","cost_usd":"1"}', {"timestamp": NOON}),
+        (b'{"cost_usd":"0.125","input_tokens":10}', {"cost_usd": COST, "input_tokens": 10}),
+        (b'{"gap":"g","count":-1,"service":"s"}', {"service": "s", "count": 1}),
+    ],
+)
+def test_of_a_record_that_is_none_what_can_be_read_is_known(
+    bench: Bench, record: bytes, known: dict[str, Any]
+) -> None:
+    """Field by field: one that makes no sense hides no other."""
+    bench.bury(record)
+    (letter,) = bench.letters.letters()
+    assert letter.fault
+    assert {name: getattr(letter, name) for name in known} == known
+    for name in {"service", "model", "input_tokens", "cost_usd", "timestamp"} - set(known):
+        if name == "cost_usd" and b'"cost_usd":"1"' in record:
+            continue
+        assert getattr(letter, name) is None, name
+
+
+def test_without_any_letter_there_is_nothing_to_do(bench: Bench) -> None:
+    """A spool that never saw a dead record: no error, and nothing is made."""
+    assert bench.letters.letters() == []
+    assert bench.letters.retry() == []
+    assert bench.letters.drop() == []
+    assert bench.letters.quarantined() == {}
+    assert list(bench.spool_dir.iterdir()) == []
+
+
+def test_a_letter_that_is_retried_is_delivered_and_gone(bench: Bench) -> None:
+    """Once its store takes it, the record is in the store, and the file goes with its last one."""
+    first, second = bench.bury(bench.metric("a"), bench.metric("b"))
+    assert [letter.id for letter in bench.letters.retry([first])] == [first]
+    assert bench.ids == [second]
+    assert bench.deliver() == ["a"]
+    assert len(bench.letters.retry()) == 1
+    assert bench.deliver() == ["a", "b"]
+    assert bench.ids == []
+    assert list(bench.dead_dir.iterdir()) == []
+
+
+def test_a_letter_that_is_dropped_is_counted_as_lost(bench: Bench) -> None:
+    """Its tokens and cost stay in every total of losses, at the time of the call."""
+    names = bench.bury(bench.metric("a"), bench.metric("b", timestamp=NOON - timedelta(days=9)))
+    assert len(bench.letters.drop(names)) == 2
+    assert bench.ids == []
+    lost = bench.lost()
+    assert (lost.count, lost.input_tokens, lost.output_tokens) == (2, 20, 10)
+    assert (lost.cost_usd, lost.by_reason) == (2 * COST, {"dead": 2})
+    assert bench.lost(UsageQuery(since=NOON)).count == 1
+    assert bench.lost(UsageQuery(model="gpt-4o")).count == 2
+    assert bench.lost(UsageQuery(model="o3")).count == 0
+    assert bench.deliver() == []
+
+
+def test_a_gap_that_died_keeps_its_count(bench: Bench) -> None:
+    """A letter may be the record of many losses: retried or dropped, all of them stay counted."""
+    gaps = [Gap(f"g{n}", NOON, "disk", 7, cost_usd=Decimal("1e130")) for n in range(2)]
+    first, second = bench.bury(*map(encode, gaps))
+    bench.letters.retry([first])
+    bench.letters.drop([second])
+    lost = bench.lost()
+    assert lost.by_reason == {"dead": 7, "disk": 7}
+    assert lost.cost_usd == Decimal("2e130")
+
+
+def test_a_record_that_is_none_cannot_be_retried(bench: Bench) -> None:
+    """The answer says why and what can be done; the others stay where they are, too."""
+    sound, junk = bench.bury(bench.metric("a"), b'{"service":"openai"}')
+    with pytest.raises(DeadLetterError, match=f"{junk} is no record.*model.*dead drop {junk}"):
+        bench.letters.retry([sound, junk])
+    assert bench.ids == [sound, junk]
+    assert bench.spooled() == []
+    assert [letter.id for letter in bench.letters.retry()] == [sound]
+    assert bench.ids == [junk]
+    bench.letters.drop([junk])
+    assert bench.lost(UsageQuery(service="openai")).count == 1
+
+
+def test_a_record_that_was_mended_by_hand_can_be_retried(bench: Bench) -> None:
+    """What parses now is a record, however it is laid out."""
+    bench.bury(bench.metric("a").replace(b'"model"', b'"mode"'))
+    (path,) = bench.dead_dir.iterdir()
+    letter = msgspec.json.decode(path.read_bytes(), type=Letter)
+    mended = letter.record.replace('"mode"', '\n"model"')
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(letter, record=mended)))
+    bench.letters.retry()
+    assert bench.deliver() == ["a"]
+
+
+@pytest.mark.parametrize("action", ["letter", "retry", "drop"])
+def test_an_unknown_id_changes_nothing(bench: Bench, action: str) -> None:
+    """All or nothing: the message names the id, and where ids are to be found."""
+    known = bench.bury(bench.metric("a"))
+    names: Any = "0123456789ab" if action == "letter" else [*known, "0123456789ab"]
+    with pytest.raises(DeadLetterError, match=r"'0123456789ab'. See: receipt-usage dead list"):
+        getattr(bench.letters, action)(names)
+    assert bench.ids == known
+    assert bench.spooled() == []
+
+
+def test_a_record_that_died_twice_is_one_letter(bench: Bench) -> None:
+    """A crash may leave it in two files: it is listed once, and counted as lost once."""
+    names = {
+        *bench.bury(bench.metric("a"), bench.metric("b"), segment="1-1-aa.seg"),
+        *bench.bury(bench.metric("a"), segment="2-1-aa.seg"),
+        *bench.bury(bench.metric("a"), segment="memory"),
+    }
+    assert len(names) == len(bench.ids) == 2
+    (name,) = names - set(bench.bury(bench.metric("b"), segment="1-1-aa.seg"))
+    bench.letters.drop([name])
+    assert len(bench.ids) == 1
+    assert bench.lost().count == 1
+
+
+def test_lines_keep_their_numbers_and_removed_ones_their_place(bench: Bench) -> None:
+    """Removing overwrites with blanks: other tools still read what is left, line by line."""
+    names = bench.bury(*(bench.metric(name) for name in "abc"))
+    size = (bench.dead_dir / "1-1-aa.seg.jsonl").stat().st_size
+    bench.letters.drop([names[1]])
+    assert [letter.line for letter in bench.letters.letters()] == [1, 3]
+    data = (bench.dead_dir / "1-1-aa.seg.jsonl").read_bytes()
+    assert len(data) == size
+    assert data.splitlines()[1].strip() == b""
+    bench.bury(bench.metric("d"))
+    assert [letter.line for letter in bench.letters.letters()] == [1, 3, 4]
+
+
+CALLS = ("open", "write", "pwrite", "fdatasync", "rename", "unlink", "close", "ftruncate")
+
+
+def die_at(number: int) -> None:
+    """Let this process die at its ``number``-th call that touches a file: before it is made."""
+    made = [0]
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            made[0] += 1
+            if made[0] == number:
+                os._exit(9)
+            return real(*args, **more)
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["retry", "drop"])
+def test_a_command_killed_at_any_step_loses_nothing_and_counts_nothing_twice(
+    tmp_path: Path, action: str
+) -> None:
+    """Done again after a kill at every single call of the system, each letter counts once."""
+    for number in range(1, 200):
+        bench = Bench(tmp_path / str(number))
+        chosen = bench.bury(*(bench.metric(name) for name in "abc"))[1:]
+        bench.bury(bench.metric("b"), segment="2-1-aa.seg")
+
+        def killed(bench: Bench = bench, number: int = number, chosen: list[str] = chosen) -> None:
+            die_at(number)
+            getattr(bench.letters, action)(chosen)
+
+        code = in_fork(killed)
+        left = set(bench.ids)
+        assert left - set(chosen)
+        if action == "retry":
+            assert left | {letter_id(p.decode()) for p in bench.spooled()} >= set(chosen)
+        bench.deliver()
+        getattr(bench.letters, action)(sorted(left & set(chosen)))
+        if action == "retry":
+            assert bench.deliver() == ["b", "c"]
+            assert bench.lost().count == 0
+        else:
+            assert bench.deliver() == []
+            lost = bench.lost()
+            assert (lost.count, lost.input_tokens, lost.cost_usd) == (2, 20, 2 * COST)
+        assert len(bench.ids) == 1
+        for path in bench.dead_dir.iterdir():
+            for line in path.read_bytes().splitlines():
+                assert not line.strip() or msgspec.json.decode(line)
+        if code == 0:
+            assert number > 10
+            return
+        assert code == 9
+    pytest.fail("the command never came to its end")
+
+
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
+def test_a_spool_that_refuses_leaves_the_letters_where_they_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The error says how many are done; nothing is lost, and the rest can be done again."""
+    names = bench.bury(*(bench.metric(name) for name in "abc"))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(DeadLetterError, match=r"No space left on device\. 0 of 3 letters"):
+            bench.letters.retry(names)
+    assert bench.ids == names
+    real = SpoolWriter.append
+    taken: list[bytes] = []
+
+    def nearly_full(writer: SpoolWriter, payload: bytes, count: int = 1) -> None:
+        if len(taken) == 2:
+            full()
+        taken.append(payload)
+        real(writer, payload, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolWriter, "append", nearly_full)
+        with pytest.raises(DeadLetterError, match="2 of 3 letters are done"):
+            bench.letters.drop(names)
+    assert bench.ids == names[2:]
+    assert bench.lost().count == 2
+
+
+def test_removing_needs_no_room_on_the_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are there are overwritten: no file is made, none grows, and none is cut."""
+    names = bench.bury(bench.metric("a"), bench.metric("b"))
+    bench.letters._move = lambda letters, _: bench.letters._remove({x.id for x in letters})
+    with monkeypatch.context() as patch:
+        for name in ("write", "ftruncate", "rename", "replace"):
+            patch.delattr(os, name)
+        bench.letters.drop(names[:1])
+        assert bench.ids == names[1:]
+        bench.letters.drop(names[1:])
+        assert bench.ids == []
+
+
+def test_a_line_that_is_half_overwritten_is_no_letter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may keep any part of the blanks: the first byte was on the disk before them."""
+    names = bench.bury(*(bench.metric(name) for name in "abc"))
+    real = os.pwrite
+
+    def torn(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) == 1:
+            return real(descriptor, data, offset)
+        half = len(data) // 2
+        real(descriptor, data[half:], offset + half)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", torn)
+        with pytest.raises(KeyboardInterrupt):
+            bench.letters.drop(names[1:2])
+    assert bench.ids == [names[0], names[2]]
+    bench.letters.drop(names[:1])
+    assert bench.ids == names[2:]
+    lines = (bench.dead_dir / "1-1-aa.seg.jsonl").read_bytes().splitlines()
+    assert [bool(line.strip()) for line in lines] == [False, False, True]
+
+
+def test_letters_that_cannot_be_removed_are_said_to_be_in_both_places(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that is read-only by now: doing the same again does no harm, and it says so."""
+    names = bench.bury(bench.metric("a"))
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        with pytest.raises(DeadLetterError, match=r"Read-only.*does no harm"):
+            bench.letters.retry(names)
+    assert bench.ids == names
+    bench.letters.retry(names)
+    assert bench.deliver() == ["a"]
+
+
+def test_nobody_removes_while_a_drainer_buries(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who changes dead/ holds its lock; a command that does not get it changes nothing."""
+    names = bench.bury(bench.metric("a"))
+    monkeypatch.setattr("receipt_dynamo.dead_letters._LOCK_SECONDS", 0.0)
+    with aside_lock(bench.spool_dir) as lock:
+        lock.acquire(0)
+        for action in (bench.letters.retry, bench.letters.drop):
+            with pytest.raises(Exception, match=r"aside.lock was held .* Try again"):
+                action(names)
+        assert bench.ids == names
+    assert bench.spooled() == []
+
+
+def test_a_line_that_is_just_being_written_is_no_letter_yet(bench: Bench) -> None:
+    """To look never waits for a drainer, and half a line is not damage."""
+    names = bench.bury(bench.metric("a"))
+    path = bench.dead_dir / "1-1-aa.seg.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"reason":"half')
+    assert bench.ids == names
+    with path.open("ab") as file:
+        file.write(b"\n")
+    damaged = bench.letters.letters()[1]
+    assert "damaged" in damaged.reason
+    assert damaged.record == '{"reason":"half'
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
+def test_what_is_no_file_of_ours_is_left_alone(
+    bench: Bench, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A link is never followed; the other letters can be worked with."""
+    names = bench.bury(bench.metric("a"))
+    (tmp_path / "precious").write_bytes(b'{"reason":"r","record":"{}"}\n')
+    strange = bench.dead_dir / "0-1-aa.seg.jsonl"
+    if kind == "link":
+        strange.symlink_to(tmp_path / "precious")
+    elif kind == "directory":
+        strange.mkdir()
+    else:
+        os.mkfifo(strange)
+    assert bench.ids == names
+    bench.letters.drop()
+    assert os.path.lexists(strange)
+    assert (tmp_path / "precious").read_bytes().startswith(b"{")
+    assert ("left alone" in caplog.text) is (kind != "pipe")
+
+
+def test_a_directory_that_others_can_write_is_refused(bench: Bench) -> None:
+    """Letters that anybody may have put there are neither shown nor sent."""
+    names = bench.bury(bench.metric("a"))
+    bench.dead_dir.chmod(0o777)
+    for action in (bench.letters.letters, bench.letters.retry, bench.letters.drop):
+        with pytest.raises(DirectoryRefusedError, match="chmod go-w"):
+            action()
+    bench.dead_dir.chmod(0o700)
+    assert bench.ids == names
+
+
+def test_damaged_lines_are_counted_file_by_file(bench: Bench) -> None:
+    """They cannot be retried; where they lie can be told."""
+    Aside(bench.spool_dir, bench.clock).quarantine("1-1-aa.seg", HEADER_BYTES, [b"x", b"y"])
+    assert bench.letters.quarantined() == {bench.spool_dir / "quarantine" / "1-1-aa.seg.bad": 2}
