@@ -19,7 +19,7 @@ from receipt_dynamo.payload import encode_payload, parse_payload
 from receipt_dynamo.spool.aside import Aside
 from receipt_dynamo.spool.reader import SegmentReader, list_segments, remove_unborn
 from receipt_dynamo.spool.ring import MemoryRing
-from receipt_dynamo.spool.segment import HEADER_BYTES, Lines, UnknownFormatError, split_lines
+from receipt_dynamo.spool.segment import Lines, UnknownFormatError
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.store import Batch, StoredRecord, UsageStore, WriteOutcome
 from receipt_dynamo.utils.clock import Clock
@@ -160,7 +160,7 @@ class Delivery:
 
     def _count_unsent(self, segment: SegmentReader, spool: Spool) -> None:
         offset = self._start(segment)
-        while (lines := segment.read(offset, BATCH_RECORDS)).end > offset:
+        while (lines := segment.read(offset, BATCH_RECORDS, sealed=True)).end > offset:
             offset = lines.end
             parsed = _parse(lines.payloads)
             for record in parsed.records:
@@ -176,7 +176,7 @@ class Delivery:
         """Return where the unsent records of a segment begin."""
         acked = segment.acked()
         position = self._store.position(segment.name)
-        return acked if position is None else max(position, HEADER_BYTES)
+        return acked if position is None else segment.line_start(position)
 
     def _prune(self, deadline: float) -> None:
         """Forget what the store and we noted of segments that are gone."""
@@ -238,9 +238,7 @@ class Delivery:
         while True:
             sealed = segment.is_sealed()
             size = segment.size()
-            lines = segment.read(offset, BATCH_RECORDS)
-            if lines.end == offset and sealed and size > offset:
-                lines = _read_tail(segment.tail(offset), size)
+            lines = segment.read(offset, BATCH_RECORDS, sealed=sealed)
             read_on = lines.end > offset
             if read_on:
                 delivered = self._deliver(segment, offset, lines, report)
@@ -287,16 +285,6 @@ class Delivery:
         if about not in self._warned:
             self._warned.add(about)
             _log.warning("%s", text)
-
-
-def _read_tail(tail: bytes, size: int) -> Lines:
-    """Read the end of a sealed segment that lacks its newline.
-
-    A writer killed within its write leaves a torn record, which was never answered STORED; a whole
-    record that lacks only its newline is kept.
-    """
-    lines = split_lines(tail + b"\n", size - len(tail), 1)
-    return Lines(lines.payloads, lines.bad, size)
 
 
 def _parse(payloads: list[bytes]) -> _Parsed:

@@ -12,6 +12,7 @@ import os
 import stat
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,13 +29,18 @@ __all__ = [
 
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _POLL_SECONDS = 0.005
+_NOT_FOR_DIRECTORIES = frozenset({errno.EINVAL, errno.ENOTSUP})
+"""What some network file systems answer to a sync of a directory."""
 
 
-def secure_directory(path: Path) -> Path:
-    """Return ``path`` as a directory of ours, made where missing. Raises DirectoryRefusedError."""
+def secure_directory(path: Path, *, sync: bool = True) -> Path:
+    """Return ``path`` as a directory of ours, made where missing. Raises DirectoryRefusedError.
+
+    With ``sync`` a directory that was made survives a power cut.
+    """
     try:
-        _make_private(path)
-        found = path.lstat()
+        _make_private(path, sync)
+        found = os.lstat(path)
     except OSError as error:
         raise DirectoryRefusedError(
             f"cannot use the directory {path}: {error.strerror}. "
@@ -48,16 +54,23 @@ def secure_directory(path: Path) -> Path:
     return path
 
 
-def _make_private(path: Path) -> None:
+def _make_private(path: Path, sync: bool) -> None:
     """Make ``path`` and what is missing above it, all 0700: ``parents=True`` would obey the umask,
     and who may write to a parent may put another directory in our place."""
-    if not path.parent.exists():
-        _make_private(path.parent)
     try:
-        path.mkdir(mode=0o700)
+        os.mkdir(path, 0o700)
     except FileExistsError:
         return
-    path.chmod(0o700)
+    except FileNotFoundError:
+        if os.path.exists(path.parent):  # a place where nobody can make directories
+            raise
+        _make_private(path.parent, sync)
+        _make_private(path, sync)
+        return
+    os.chmod(path, 0o700)
+    if sync:
+        with suppress(OSError):  # a directory above that we may not read
+            sync_directory(path.parent)
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
@@ -76,7 +89,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 def check_private_file(path: Path) -> bool:
     """Return whether ``path`` exists; raise DirectoryRefusedError when it is not a file of ours."""
     try:
-        found = path.lstat()
+        found = os.lstat(path)
     except FileNotFoundError:
         return False
     if not stat.S_ISREG(found.st_mode):
@@ -98,6 +111,9 @@ def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
     try:
         os.fdatasync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_DIRECTORIES:
+            raise
     finally:
         os.close(descriptor)
 

@@ -87,7 +87,7 @@ class Pipeline:
         return report.delivered
 
     def make_room(self) -> None:
-        """Remove the oldest segments while the spool is over its bound; count what they held."""
+        """Remove the oldest segments where the bound leaves no room; count what they held."""
         try:
             excess = self.bounds.excess()
             if excess > 0 and self.delivering.acquire(blocking=False):

@@ -118,7 +118,7 @@ class Aside:
     def _append(self, place: str, name: str, lines: Sequence[bytes]) -> None:
         directory = self._directory / place
         try:
-            is_new = not directory.exists()
+            is_new = not os.path.exists(directory)
             secure_directory(directory)
             with aside_lock(self._directory) as lock:
                 lock.acquire(_LOCK_SECONDS)

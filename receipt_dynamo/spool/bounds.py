@@ -1,21 +1,26 @@
 """How much a spool may hold: a bound in bytes, and room that must stay free on the disk.
 
 A writer spends a grant, byte by byte; the directory is measured when a grant is given, never when a
-record is appended. A grant is one segment at most, so that all processes together overshoot the
-bound by no more than a segment each.
+record is appended. A grant is one segment at most (or one record that is longer), so that all
+processes together overshoot the bound by no more than that each.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
 from pathlib import Path
 
+from receipt_dynamo.files import secure_directory
 from receipt_dynamo.spool.reader import list_segments, spool_bytes
 
-__all__ = ["SpoolBounds", "SpoolFullError", "default_min_free"]
+__all__ = ["Allowance", "SpoolBounds", "SpoolFullError", "default_min_free"]
 
 _MIN_FREE_BYTES = 256 << 20
 _MIN_FREE_SHARE = 0.02
+_REFUSED_SECONDS = 1.0  # how long a refusal of the bounds is believed without asking again
 
 
 class SpoolFullError(OSError):
@@ -43,16 +48,18 @@ class SpoolBounds:
         self._grant_bytes = grant_bytes
 
     def excess(self) -> int:
-        """Return by how many bytes the spool is over its bound; 0 when it is not."""
-        return max(0, spool_bytes(list_segments(self._directory)) - self._max_bytes)
+        """Return how many bytes must go to make room for one more grant; 0 when there is room."""
+        held = spool_bytes(list_segments(self._directory))
+        return max(0, held + self._grant_bytes - self._max_bytes)
 
-    def grant(self) -> int:
-        """Return how many bytes may be appended before the next measurement.
+    def grant(self, need: int = 1) -> int:
+        """Return how many bytes may be appended before the next measurement, ``need`` at least.
 
         Raises SpoolFullError when there is no room, OSError when the disk cannot be asked.
         """
         held = spool_bytes(list_segments(self._directory))
-        if held >= self._max_bytes:
+        room = self._max_bytes - held
+        if room < need:
             raise SpoolFullError(
                 "max_bytes",
                 f"the spool {self._directory} holds {held} bytes; its bound is {self._max_bytes}",
@@ -62,9 +69,74 @@ class SpoolBounds:
         reserve = self._min_free_bytes
         if reserve is None:
             reserve = default_min_free(disk.f_blocks * disk.f_frsize)
-        if free <= reserve:
+        if free - reserve < need:
             raise SpoolFullError(
                 "min_free",
                 f"the disk of {self._directory} has {free} bytes left; {reserve} stay free",
             )
-        return max(1, min(self._grant_bytes, self._max_bytes - held, free - reserve))
+        return max(need, min(self._grant_bytes, room, free - reserve))
+
+
+class Allowance:
+    """What one writer may append before the directory is measured again.
+
+    ``bytes`` are what is left of its grant; the writer subtracts what it appends. Without bounds
+    there is no end to it. Guarded by the writer's lock, which ``refill`` takes by itself.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        bounds: SpoolBounds | None,
+        grant_bytes: int,
+        lock: threading.RLock,
+    ) -> None:
+        self._directory = directory
+        self._bounds = bounds
+        self._low = grant_bytes // 2
+        self._lock = lock
+        # Guarded by _lock
+        self.bytes = sys.maxsize if bounds is None else 0
+        self._need = 1
+        self._grants = 0
+        self._refusal: tuple[float, SpoolFullError] | None = None
+
+    def renew(self, need: int) -> None:
+        """Measure on the recording path: a writer was faster than its ``refill``.
+
+        A refusal is believed for a while. Raises SpoolFullError, OSError.
+        """
+        if self._bounds is None:
+            return
+        now = time.monotonic()
+        if self._refusal is not None and now - self._refusal[0] < _REFUSED_SECONDS:
+            raise self._refusal[1]
+        self._need = need
+        try:
+            granted = self._bounds.grant(need)
+        except SpoolFullError as refusal:
+            self._refusal = now, refusal
+            raise
+        except FileNotFoundError:  # the directory was removed under us: make it again
+            secure_directory(self._directory, sync=False)
+            granted = self._bounds.grant(need)
+        self.bytes, self._refusal = granted, None
+        self._grants += 1
+
+    def refill(self) -> None:
+        """Measure off the recording path, before the grant is spent. Raises SpoolFullError,
+        OSError."""
+        bounds = self._bounds
+        if bounds is None or (self._refusal is None and self.bytes >= self._low):
+            return
+        with self._lock:
+            grants, before = self._grants, self.bytes
+        try:
+            granted = bounds.grant(self._need)
+        except SpoolFullError as refusal:
+            with self._lock:
+                self.bytes, self._refusal = 0, (time.monotonic(), refusal)
+            raise
+        with self._lock:
+            if grants == self._grants:  # else an append has asked meanwhile
+                self.bytes, self._refusal = granted - (before - self.bytes), None

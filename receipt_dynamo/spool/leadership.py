@@ -136,7 +136,7 @@ class Leadership:
         lock = self._lock
         if lock is None or not self.leads:
             return False
-        if lock.is_gone() or self._path(self._generation + 1).exists():
+        if lock.is_gone() or os.path.exists(self._path(self._generation + 1)):
             _log.warning("another process delivers by now: process %d steps down", self._pid)
             self.release()
             return False
@@ -167,7 +167,8 @@ class Leadership:
         self._pid, self._lock, self._generation = os.getpid(), lock, generation
         for older in self._generations():
             if older < generation:
-                self._path(older).unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(older))
         self._introduce()
         return True
 

@@ -86,7 +86,7 @@ def backlog(directory: Path) -> list[Extent]:
     with suppress(OSError):
         for path in list_segments(directory):
             with suppress(OSError):  # a drainer has just finished it
-                extents.append(Extent(path, path.stat().st_size))
+                extents.append(Extent(path, os.stat(path).st_size))
     return extents
 
 
@@ -216,7 +216,7 @@ def _stamped(payload: bytes) -> float:
 def _begun(path: Path) -> float:
     """Return when a segment was begun: its name says so, else its last change is the best guess."""
     nanoseconds = path.name.split("-", 1)[0]
-    return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else path.stat().st_mtime
+    return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else os.stat(path).st_mtime
 
 
 @contextmanager

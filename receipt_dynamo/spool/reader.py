@@ -53,7 +53,7 @@ def spool_bytes(segments: list[Path]) -> int:
     total = 0
     for path in segments:
         try:
-            total += path.stat().st_size
+            total += os.stat(path).st_size
         except FileNotFoundError:
             continue
     return total
@@ -100,10 +100,13 @@ class SegmentReader:
         """Note that every record before ``offset`` is in the store."""
         write_ack(self._descriptor, offset)
 
-    def read(self, offset: int, limit: int) -> Lines:
+    def read(self, offset: int, limit: int, *, sealed: bool = False) -> Lines:
         """Return at most ``limit`` records from ``offset``.
 
         A stretch longer than any record without a newline is damage; it comes back as one bad line.
+        What lies behind the last newline is read when the segment is ``sealed``: a writer killed
+        within its write leaves a torn record, which was never answered STORED; a whole one that
+        lacks only its end is kept.
         """
         data = os.pread(self._descriptor, CHUNK_BYTES, offset)
         lines = split_lines(data, offset, limit)
@@ -111,15 +114,23 @@ class SegmentReader:
             lines = split_lines(data[:-1], offset, limit)  # what follows says whether it was torn
         if lines.end == offset and len(data) == CHUNK_BYTES:
             return Lines([], [data], offset + len(data), [offset])
+        if lines.end == offset and sealed and data:
+            tail = split_lines(data + b"\n\n", offset, 1)
+            return Lines(tail.payloads, tail.bad, offset + len(data), tail.damaged)
         return lines
 
-    def tail(self, offset: int) -> bytes:
-        """Return what lies behind the last newline."""
-        return os.pread(self._descriptor, CHUNK_BYTES, offset)
+    def line_start(self, offset: int) -> int:
+        """Return ``offset``, or that of the first record when no line begins at ``offset``.
+
+        The file was cut short then, or the offset is no true one: everything is sent again.
+        """
+        ends = offset == self.size() or os.pread(self._descriptor, 1, max(0, offset - 1)) == b"\n"
+        return offset if ends and offset >= HEADER_BYTES else HEADER_BYTES
 
     def remove(self) -> None:
         """Unlink the file: all of it is in the store."""
-        self.path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
 
     def close(self) -> None:
         """Close the file and free the lock that ``is_sealed`` took.

@@ -5,7 +5,8 @@
 
 The JSON holds no raw newline, so a reader finds its way again after any damage at the next
 newline. A write that the disk cut short is ended by an empty line: it was never answered STORED,
-and so it is no loss.
+and so it is no loss. Where only the newline is missing, or the last brace and the newline, the
+record is whole for every reader, and was answered STORED.
 
 The ack is the offset of the first byte that no store has acknowledged yet. It lies in the segment
 itself: one file, one unlink, and rewriting it needs no room on the disk.
@@ -14,12 +15,14 @@ itself: one file, one unlink, and rewriting it needs no room on the disk.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from zlib import crc32
 
 __all__ = [
     "CRC_BYTES",
     "HEADER_BYTES",
+    "RESTORABLE_ENDS",
     "Lines",
     "UnknownFormatError",
     "encode_line",
@@ -37,6 +40,12 @@ HEADER_BYTES = len(_MAGIC) + _DIGITS + 1
 _CRC_DIGITS = 8
 CRC_BYTES = _CRC_DIGITS + 1
 """What stands before the JSON of a line: the CRC and a space."""
+
+_LAST = b"}"  # of every record
+RESTORABLE_ENDS = frozenset({b"\n", _LAST + b"\n"})
+"""What a line may lack and still be read."""
+
+_RECORD_START = re.compile(rb"[0-9a-f]{8} \{")
 
 
 class UnknownFormatError(Exception):
@@ -85,8 +94,8 @@ def encode_line(payload: bytes) -> bytes:
 class Lines:
     """What a stretch of a segment holds: whole records, bad lines, and where it ends.
 
-    ``damaged`` are the offsets of the bad lines that were records once. The others are writes that
-    the disk cut short: they were never answered STORED.
+    ``damaged`` are the offsets of what was a record once, in the bad lines. The others are writes
+    that the disk cut short: they were never answered STORED.
     """
 
     payloads: list[bytes]
@@ -99,7 +108,7 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
     """Split ``data``, read from offset ``start``, into at most ``limit`` records.
 
     ``end`` is the offset behind the last complete line taken. An empty line is what a writer puts
-    behind a torn one.
+    behind a torn one. A record whose newline before it was damaged is found in the bad line.
     """
     payloads: list[bytes] = []
     bad: list[bytes] = []
@@ -113,11 +122,37 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
         position = newline + 1
         if not line:
             continue
-        payload = line[CRC_BYTES:]
-        if line[:CRC_BYTES] == b"%08x " % crc32(payload):
+        payload = _payload(line)
+        if payload is not None:
             payloads.append(payload)
-        else:
-            bad.append(line)
-            if data[position : position + 1] != b"\n":
-                damaged.append(start + begin)
+            continue
+        starts, payload = _within(line)
+        if payload is not None:
+            payloads.append(payload)
+            line = line[: starts.pop()]
+        elif data[position : position + 1] == b"\n":
+            starts.pop()  # cut short
+        bad.append(line)
+        damaged += [start + begin + offset for offset in starts]
     return Lines(payloads, bad, start + position, damaged)
+
+
+def _payload(line: bytes) -> bytes | None:
+    """Return the record of a line, or None for a bad one."""
+    payload = line[CRC_BYTES:]
+    crc = crc32(payload)
+    if line[:CRC_BYTES] == b"%08x " % crc:
+        return payload
+    restored = b"%08x " % crc32(_LAST, crc)
+    return payload + _LAST if line[:CRC_BYTES] == restored else None
+
+
+def _within(line: bytes) -> tuple[list[int], bytes | None]:
+    """Return where records begin in a bad line, and the payload of the last one if it is whole."""
+    starts = [0]
+    for found in _RECORD_START.finditer(line, 1):
+        starts.append(found.start())
+        payload = _payload(line[found.start() :])
+        if payload is not None:
+            return starts, payload
+    return starts, None

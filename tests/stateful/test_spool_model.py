@@ -110,7 +110,8 @@ class SpoolModel(RuleBasedStateMachine):
     def crash(self, writer: SpoolWriter, torn: int) -> object:
         """A process is killed in the middle of a write; its lock is free, its last bytes torn."""
         path = writer.active_segment
-        line = b"\n\n" * writer._torn + writer_module.encode_line(self._payload()[1])
+        ended = b"\n\n" if writer._active is not None and writer._active.torn else b""
+        line = ended + writer_module.encode_line(self._payload()[1])
         if path is not None:
             with path.open("ab") as file:
                 file.write(line[: min(torn, 100)])
@@ -173,8 +174,7 @@ class SpoolModel(RuleBasedStateMachine):
     def _in_spool(self) -> set[str]:
         found = set()
         for path in list_segments(self.spool):
-            with SegmentReader(path) as segment:
-                data = segment.tail(HEADER_BYTES)
+            data = path.read_bytes()
             for request_id in self.stored:
                 if f'"{request_id}"'.encode() in data:
                     found.add(request_id)

@@ -191,7 +191,7 @@ def test_a_line_without_its_newline_is_delivered_by_the_next_flush(
     path = only_segment(client.settings.spool_dir)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
-    client._pipeline.spool.writer._torn = True
+    client._pipeline.spool.writer._active.torn = True
     assert client.flush().delivered == 1
     assert stored_ids(client) == ["a"]
 

@@ -39,7 +39,7 @@ def write_segment(directory: Path, body: bytes, *, ack: int = HEADER_BYTES, begu
 
 def torn(line: bytes, cut: int, end: bytes) -> bytes:
     """Return what a short write leaves, once the writer has ended it."""
-    return line[: min(cut, len(line) - 2)] + end
+    return line[: min(cut, len(line) - 3)] + end
 
 
 PIECES: dict[str, tuple[bytes, int]] = {
@@ -60,7 +60,9 @@ PIECES: dict[str, tuple[bytes, int]] = {
 @given(
     before=st.lists(st.sampled_from(sorted(PIECES)), max_size=4),
     behind=st.lists(st.sampled_from(sorted(PIECES)), max_size=12),
-    tail=st.sampled_from([(b"", 0), (RECORD[:-1], 1), (GAP[:-1], 0), (RECORD[:-2], 0)]),
+    tail=st.sampled_from(
+        [(b"", 0), (RECORD[:-1], 1), (GAP[:-1], 0), (RECORD[:-2], 1), (RECORD[:-3], 0)]
+    ),
     chunk=st.integers(len(RECORD) + 2, 2 * len(RECORD)),
 )
 def test_every_whole_record_behind_the_ack_counts_and_nothing_else(

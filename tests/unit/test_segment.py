@@ -84,20 +84,40 @@ def test_cut_at_any_byte_only_the_last_record_waits() -> None:
 
 
 @given(st.integers(0, len(LINES) - 1), st.integers(1, 255))
-def test_any_damaged_byte_costs_only_the_records_it_touches(offset: int, flip: int) -> None:
-    """At most two records (a newline joins them) are bad, each is reported, all others come out."""
+def test_any_damaged_byte_costs_only_the_record_it_touches(offset: int, flip: int) -> None:
+    """One record at most is bad, it is reported, and all others come out, in their order."""
     data = bytearray(LINES)
     data[offset] ^= flip
     lines = split_lines(bytes(data), 0, 100)
     index = LINES.count(b"\n", 0, offset)
-    touched = {index, index + 1} if LINES[offset] == ord("\n") else {index}
-    expected = [record for n, record in enumerate(RECORDS) if n not in touched]
+    others = [record for n, record in enumerate(RECORDS) if n != index]
     if offset == len(LINES) - 1:  # the last newline: the record waits
-        assert (lines.payloads, lines.bad) == (RECORDS[:-1], [])
+        assert (lines.payloads, lines.bad, lines.damaged) == (others, [], [])
         return
-    assert lines.payloads == expected
+    if RECORDS[index] in lines.payloads:  # a last brace that became a newline
+        assert lines.payloads == RECORDS
+        return
+    assert lines.payloads == others
     assert lines.bad
+    assert len(lines.damaged) >= 1
     assert lines.end == len(LINES)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"}\n"])
+def test_a_record_that_lacks_only_its_end_is_whole(end: bytes) -> None:
+    """A write that was cut short by its last bytes is STORED: every reader restores it."""
+    cut = encode_line(RECORDS[1]).removesuffix(end)
+    lines = split_lines(encode_line(RECORDS[0]) + cut + b"\n\n" + encode_line(RECORDS[2]), 0, 100)
+    assert (lines.payloads, lines.bad, lines.damaged) == (RECORDS[:3], [], [])
+
+
+def test_records_that_damage_has_joined_are_counted_one_by_one() -> None:
+    """The last of them is whole and comes out; each of the others is a loss of its own."""
+    joined = b"?".join(encode_line(record)[:-1] for record in RECORDS[:3]) + b"\n"
+    lines = split_lines(joined, 50, 100)
+    second = len(encode_line(RECORDS[0]))
+    assert (lines.payloads, lines.damaged) == (RECORDS[2:3], [50, 50 + second])
+    assert lines.bad == [joined[: -len(encode_line(RECORDS[2]))]]
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
