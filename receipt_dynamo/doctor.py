@@ -216,7 +216,7 @@ def _spools(settings: Settings) -> Iterator[Finding]:
     detail = f"records waiting: {waiting:,}; the next report takes them in" if waiting else "empty"
     yield Finding("ok", f"spool {settings.destination}", detail)
     for name, what in (
-        ("dead", "records that can never be stored"),
+        ("dead", "records that can never be stored; see: receipt-usage dead list"),
         ("quarantine", "damaged lines"),
     ):
         try:

@@ -36,6 +36,7 @@ _COMMANDS = {
     "report": _Lazy("report", "Show calls, tokens and cost by day, model, job, ..."),
     "export": _Lazy("export", "Print every recorded call, as JSON lines or CSV."),
     "ship": _Lazy("ship", "Deliver what waits in the spool, once or with --follow."),
+    "dead": _Lazy("dead", "List, retry or drop records that the store would not take."),
     "prices": _Lazy("prices", "Show what a model costs, and where the price is from."),
     "doctor": _Lazy("doctor", "Check versions, directory, settings, store and prices."),
 }

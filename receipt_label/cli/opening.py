@@ -13,7 +13,7 @@ from receipt_label.cli.output import counted, note
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
 
-__all__ = ["note_other_destinations", "open_client", "read_settings"]
+__all__ = ["note_dead_letters", "note_other_destinations", "open_client", "read_settings"]
 
 
 def read_settings(drain: str | None = "manual") -> Settings:
@@ -54,3 +54,16 @@ def note_other_destinations(settings: Settings) -> None:
     for destination, count in waiting_elsewhere(settings).items():
         records = counted(count, "record")
         note(f"not shown here: {records} waiting for {destination}: {way_to(destination)}")
+
+
+def note_dead_letters(settings: Settings) -> None:
+    """Say how many records the store would not take: they are in no figure."""
+    from receipt_dynamo import DeadLetters
+
+    try:
+        count = len(DeadLetters(settings).letters())
+    except UsageError as error:
+        note(f"warning: {error}")
+        return
+    if count:
+        note(f"not shown here: {counted(count, 'dead letter')}. See: receipt-usage dead list")

@@ -96,7 +96,11 @@ def command(
         raise click.UsageError("--json and --csv exclude each other", click.get_current_context())
     words = split_words("--by", by) if by is not None else None
     selection = Selection.of(datetime.now(UTC), **chosen)
-    from receipt_label.cli.opening import note_other_destinations, open_client
+    from receipt_label.cli.opening import (
+        note_dead_letters,
+        note_other_destinations,
+        open_client,
+    )
     from receipt_label.cli.progress import take_in
 
     with open_client() as client:
@@ -120,6 +124,7 @@ def command(
         _say_unpriced(report.total()["unpriced_calls"])
     elif not as_json:
         _say_mendable(report)
+    note_dead_letters(settings)
     note_other_destinations(settings)
 
 
