@@ -88,7 +88,7 @@ def _copy(connection: sqlite3.Connection, path: Path, target: Path) -> None:
         connection.backup(copy)
     finally:
         copy.close()
-    descriptor = os.open(partial, os.O_RDONLY)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:
