@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from receipt_dynamo.fork_gate import ForkGate
-    from receipt_dynamo.health import FlushReport, Health, PutResult
+    from receipt_dynamo.health import FlushReport, Health, HealthLevel, HealthReason, PutResult
+    from receipt_dynamo.health_check import read_health
+    from receipt_dynamo.health_rules import plain_duration
     from receipt_dynamo.logs import safe_logger
     from receipt_dynamo.settings import Settings
     from receipt_dynamo.store import (
@@ -61,6 +63,8 @@ __all__ = [
     "FlushReport",
     "ForkGate",
     "Health",
+    "HealthLevel",
+    "HealthReason",
     "PutResult",
     "Settings",
     "StoreBusyError",
@@ -78,6 +82,8 @@ __all__ = [
     "mint_request_id",
     "open_usage_client",
     "plain_decimal",
+    "plain_duration",
+    "read_health",
     "safe_logger",
     "waiting_elsewhere",
     "way_to",
@@ -95,7 +101,9 @@ _MODULES = {
     "errors": "ConfigurationError DeadLetterError DirectoryRefusedError StoreBusyError StoreError "
     "StoreVersionError UsageError",
     "fork_gate": "ForkGate",
-    "health": "FlushReport Health PutResult",
+    "health": "FlushReport Health HealthLevel HealthReason PutResult",
+    "health_check": "read_health",
+    "health_rules": "plain_duration",
     "logs": "safe_logger",
     "settings": "Settings",
     "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "

@@ -48,6 +48,7 @@ class DeliveryReport:
     delivered: int = 0
     dead: int = 0
     bad_lines: int = 0
+    damaged_lines: int = 0  # of the bad ones, those that were records once
     failed_segments: int = 0
     finished: bool = False
 
@@ -276,6 +277,7 @@ class Delivery:
         report.delivered += outcome.acknowledged
         report.dead += len(parsed.dead) + len(outcome.rejected)
         report.bad_lines += len(lines.bad)
+        report.damaged_lines += len(lines.damaged)
         return outcome.acknowledged
 
     def _warn_segment(self, path: Path, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What callers learn of the client: the answer to a put, a flush, and its state."""
+"""What callers learn of the client: the answer to a put and to a flush, and how things stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-__all__ = ["FlushReport", "Health", "PutResult"]
+__all__ = ["FlushReport", "Health", "HealthLevel", "HealthReason", "PutResult"]
 
 
 class PutResult(StrEnum):
@@ -33,27 +33,80 @@ class FlushReport:
     dead: int
 
 
+class HealthLevel(StrEnum):
+    """How a destination stands. A monitor's exit codes: ok 0, warning 1, critical 2."""
+
+    OK = "ok"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 2: the worse, the higher."""
+        return list(HealthLevel).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReason:
+    """Why the level is not ok: the rule (see docs/health.md), its level, and the case in words."""
+
+    level: HealthLevel
+    rule: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """The state of one client. Counts are this process's; the spool's figures are everybody's.
+    """How a destination stands at the time ``at``. Times are aware, in UTC.
 
-    ``oldest_unsent_seconds`` is the age of the oldest segment that still holds records.
+    ``recorded`` to ``fsync_errors``, and ``last_record`` to ``last_error``, are of all processes of
+    the destination since its spool was made, over restarts: those that ended, those that run (up to
+    a second old), and this one as it is now. A killed process may lack its last second.
+    ``recorded`` records were put; each is ``stored`` (on the disk, or in the store), in ``memory``
+    only at this moment, or ``dropped``, by reason. ``delivered`` counts what stores acknowledged,
+    a record that was sent twice as two; ``dead_ever`` what went to ``dead/``, ``dead`` what lies
+    there now.
+
+    ``pending`` records wait in the spool, of which ``spool_bytes`` are held in ``spool_segments``
+    files; with ``pending_estimated`` there were too many to count in time. ``elsewhere`` are
+    records that wait for other destinations. ``leader_seconds`` is the age of the last sign that
+    the drainer ``leader_pid`` on ``leader_host`` gave. ``store_reachable`` is None unless the store
+    was asked. ``refused`` says why the disk takes no records now, ``last_error`` why delivery
+    failed last, if it has not succeeded since.
     """
 
     destination: str
     spool_dir: Path
+    at: datetime
+    level: HealthLevel = HealthLevel.OK
+    reasons: tuple[HealthReason, ...] = ()
     recorded: int = 0
     stored: int = 0
     memory: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     delivered: int = 0
     dead: int = 0
+    dead_ever: int = 0
     corrupt_lines: int = 0
     fsync_errors: int = 0
     pending: int = 0
+    pending_estimated: bool = False
     spool_bytes: int = 0
     spool_segments: int = 0
     oldest_unsent_seconds: float | None = None
-    last_delivery: datetime | None = None
     last_record: datetime | None = None
+    last_delivery: datetime | None = None
+    last_drop: datetime | None = None
+    last_corrupt_line: datetime | None = None
+    last_fsync_error: datetime | None = None
     last_error: str | None = None
+    last_error_at: datetime | None = None
+    leader_pid: int | None = None
+    leader_host: str | None = None
+    leader_generation: int | None = None
+    leader_seconds: float | None = None
+    store_reachable: bool | None = None
+    store_error: str | None = None
+    refused: str | None = None
+    elsewhere: Mapping[str, int] = field(default_factory=dict)
+    corrupt_stores: tuple[Path, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from datetime import datetime
 
 from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.errors import UsageError
+from receipt_dynamo.figures import Figures
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolBounds
 from receipt_dynamo.spool.leadership import Leadership
 from receipt_dynamo.spool.spool import Spool
+from receipt_dynamo.stats import StatsFile
 from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Counters", "Pipeline"]
@@ -29,8 +32,9 @@ class Counters:
     """What this process has done. Written by the thread that holds ``delivering``."""
 
     delivered: int = 0
+    past_disk: int = 0  # of the delivered, those that came from memory and were in no segment
     dead: int = 0
-    bad_lines: int = 0
+    damaged_lines: int = 0
     last_delivery: datetime | None = None
     last_error: str | None = None
 
@@ -49,10 +53,12 @@ class Pipeline:
     external: bool
     drops_oldest: bool
     bounds: SpoolBounds
+    stats: StatsFile
     counters: Counters = field(default_factory=Counters)
     delivering: threading.RLock = field(default_factory=threading.RLock)
     running: bool = False
     maintained: float = float("-inf")
+    pid: int = field(default_factory=os.getpid)
 
     def maintain(self) -> None:
         """Bring what lies in memory to the disk, and everything on the disk to safety."""
@@ -61,6 +67,7 @@ class Pipeline:
             self.spool.maintain()
         except OSError as error:
             self.counters.last_error = f"the spool: {error}"
+        self.stats.save(self.figures())
 
     def tick(self, progress: Callable[[int], None] | None = None) -> int:
         """One round of the background thread; return how many records it delivered."""
@@ -84,6 +91,8 @@ class Pipeline:
             pass  # the new leader says so
         except (UsageError, OSError) as error:
             self.note_error(error)
+        if self.leader.leads:
+            self.stats.merge()
         return report.delivered
 
     def make_room(self) -> None:
@@ -137,14 +146,50 @@ class Pipeline:
         try:
             self.delivery.run(deadline, progress, report=report, may_ack=may_ack)
             if len(self.spool.ring):
-                self.delivery.deliver_memory(self.spool.ring, report)
+                self._deliver_memory(report)
             counters.last_error = None
         finally:
             counters.delivered += report.delivered
             counters.dead += report.dead
-            counters.bad_lines += report.bad_lines
+            counters.damaged_lines += report.damaged_lines
             if report.delivered:
                 counters.last_delivery = self.clock.now()
+            self.stats.save(self.figures())
+
+    def _deliver_memory(self, report: DeliveryReport) -> None:
+        settled = report.delivered + report.dead
+        try:
+            self.delivery.deliver_memory(self.spool.ring, report)
+        finally:
+            self.counters.past_disk += report.delivered + report.dead - settled
+
+    def figures(self) -> Figures:
+        """Return what this process has done for its destination so far."""
+        if self.pid != os.getpid():  # a fork in C, which no hook saw: these are the parent's
+            self.pid, self.counters = os.getpid(), Counters()
+        spool, counters = self.spool, self.counters
+        records, fsync_errors = spool.writer.counted()
+        return Figures(
+            stored=records + counters.past_disk,
+            memory=len(spool.ring),
+            dropped=dict(spool.drops.by_reason()),
+            delivered=counters.delivered,
+            dead=counters.dead,
+            corrupt_lines=counters.damaged_lines,
+            fsync_errors=fsync_errors,
+            last_record=spool.last_record,
+            last_delivery=counters.last_delivery,
+            last_error=counters.last_error or spool.last_error,
+            refused=spool.last_error,
+        )
+
+    def keep_stats(self) -> None:
+        """Keep the figures now: the process may end. Raises nothing."""
+        self.stats.save(self.figures(), at_once=True)
+
+    def retire_stats(self) -> None:
+        """Leave the figures to ``total.json``: this client is done. Raises nothing."""
+        self.stats.retire(self.figures())
 
     def note_error(self, error: Exception) -> None:
         """Remember why delivery failed; say it once for as long as it stays the same."""
@@ -160,4 +205,4 @@ class Pipeline:
         self.delivering = threading.RLock()
         self.running = False
         self.spool.forget_after_fork()
-        self.counters = Counters()
+        self.pid, self.counters = os.getpid(), Counters()

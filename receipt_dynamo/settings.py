@@ -34,7 +34,10 @@ class Settings:
     ``min_free_bytes`` stay free on its disk (None: the larger of 256 MiB and 2 %); where they are
     reached, ``overflow`` says what is lost first. With ``durability="fsync"`` a put returns when
     its record is on the disk itself. ``exit_flush_seconds`` bounds what the
-    exit hook may take; 0 skips it. ``prices`` is the user's price file.
+    exit hook may take; 0 skips it. ``prices`` is the user's price file. From how many waiting
+    records, and from which age of the oldest, health is a warning or critical, say
+    ``health_warning_pending``, ``health_critical_pending``, ``health_warning_age_seconds`` and
+    ``health_critical_age_seconds``.
     """
 
     usage_dir: Path
@@ -52,6 +55,10 @@ class Settings:
     overflow: str = "drop_newest"
     durability: str = "process"
     exit_flush_seconds: float = 2.0
+    health_warning_pending: int = 100
+    health_critical_pending: int = 1000
+    health_warning_age_seconds: float = 60.0
+    health_critical_age_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         for name, words in _WORDS.items():
@@ -72,6 +79,15 @@ class Settings:
             raise ConfigurationError(
                 f"{_PREFIX}EXIT_FLUSH_SECONDS={self.exit_flush_seconds} is no duration: 0 or more"
             )
+        for name in ("pending", "age_seconds"):
+            warning = getattr(self, f"health_warning_{name}")
+            critical = getattr(self, f"health_critical_{name}")
+            if not 0 < warning <= critical:  # false for NaN as well
+                label = f"{_PREFIX}HEALTH_WARNING_{name.upper()}"
+                raise ConfigurationError(
+                    f"{label}={warning} is no threshold: above 0, and at most "
+                    f"{_PREFIX}HEALTH_CRITICAL_{name.upper()}={critical}"
+                )
 
     @property
     def destination(self) -> str:
@@ -119,6 +135,10 @@ class Settings:
             ("overflow", str),
             ("durability", str),
             ("exit_flush_seconds", float),
+            ("health_warning_pending", int),
+            ("health_critical_pending", int),
+            ("health_warning_age_seconds", float),
+            ("health_critical_age_seconds", float),
         ):
             text = variables.get(_PREFIX + name.upper())
             if text:

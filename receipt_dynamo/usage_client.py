@@ -28,10 +28,10 @@ from receipt_dynamo.pipeline import Pipeline
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.bounds import SpoolBounds
 from receipt_dynamo.spool.leadership import Heartbeat, Leadership, read_heartbeat
-from receipt_dynamo.spool.pending import backlog, count_left, left_of, oldest_age, pending_records
-from receipt_dynamo.spool.reader import list_segments, spool_bytes
+from receipt_dynamo.spool.pending import backlog, count_left, left_of, pending_records
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
+from receipt_dynamo.stats import STATS, StatsFile
 from receipt_dynamo.store import DroppedSummary, UsageQuery, UsageStore, UsageSummary
 from receipt_dynamo.utils.clock import Clock, SystemClock
 
@@ -75,6 +75,7 @@ class UsageClient:
             external=settings.drain == "external",
             drops_oldest=settings.overflow == "drop_oldest",
             bounds=bounds,
+            stats=StatsFile(directory / STATS, self._clock),
         )
         self._manual = settings.drain == "manual"
         self._drainer = Drainer(self._pipeline.tick, self._clock)
@@ -182,6 +183,7 @@ class UsageClient:
             pipeline.deliver(deadline, report=report)
         except Exception as error:  # the exit hook and close() come through here
             pipeline.note_error(error)
+        pipeline.keep_stats()
 
     def _pending_by(self, deadline: float) -> int:
         extents = backlog(self.settings.spool_dir)
@@ -194,6 +196,7 @@ class UsageClient:
         else:
             with suppress(Exception):
                 self._pipeline.maintain()
+                self._pipeline.keep_stats()
 
     def pending(self) -> int:
         """Return how many records of this destination wait in the spool, for all processes."""
@@ -225,35 +228,21 @@ class UsageClient:
         """Whether ``close`` was called."""
         return self._closed
 
-    def health(self) -> Health:
-        """Return the state of this client and of its spool. Raises nothing."""
+    def health(self, *, probe: bool = False) -> Health:
+        """Return the state of this destination: what all its processes did, what waits, who
+        delivers, and a level with its reasons.
+
+        With ``probe`` the store is asked as well, within a few seconds. Raises nothing; takes
+        bounded time whatever the backlog, and writes nothing.
+        """
+        from receipt_dynamo.health_check import check_health  # loads when it is asked for
+
         pipeline = self._pipeline
-        counters = pipeline.counters
-        try:
-            segments = list_segments(self.settings.spool_dir)
-        except OSError:
-            segments = []
-        spool = pipeline.spool
-        stored, waiting = spool.writer.records, len(spool.ring)
-        dropped = spool.drops.by_reason()
-        return Health(
-            destination=self.settings.destination,
-            spool_dir=self.settings.spool_dir,
-            recorded=stored + waiting + sum(dropped.values()),
-            stored=stored,
-            memory=waiting,
-            fsync_errors=spool.writer.fsync_errors,
-            dropped=dropped,
-            delivered=counters.delivered,
-            dead=counters.dead,
-            corrupt_lines=counters.bad_lines,
-            pending=self.pending(),
-            spool_bytes=spool_bytes(segments),
-            spool_segments=len(segments),
-            oldest_unsent_seconds=oldest_age(self.settings.spool_dir, self._clock.now()),
-            last_delivery=counters.last_delivery,
-            last_record=spool.last_record,
-            last_error=counters.last_error,
+        return check_health(
+            self.settings,
+            self._clock,
+            count=lambda: pipeline.stats.together(pipeline.figures()),
+            open_store=(lambda: self._store) if probe else None,
         )
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
@@ -315,6 +304,7 @@ def _let_go(pipeline: Pipeline) -> None:
     pipeline.spool.give_up_memory()
     pipeline.spool.writer.close()
     pipeline.leader.release()
+    pipeline.retire_stats()
 
 
 def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
@@ -323,6 +313,7 @@ def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
     pipeline.maintain()
     pipeline.spool.writer.close()
     pipeline.leader.release()
+    pipeline.retire_stats()
 
 
 def check_destination(settings: Settings) -> None:

@@ -349,9 +349,9 @@ class AIUsageTracker:
         else:
             self._client.flush(timeout)
 
-    def health(self) -> Health:
-        """Return the state of the client and its spool."""
-        return self._client.health()
+    def health(self, *, probe: bool = False) -> Health:
+        """Return how its destination stands, with a level and reasons; see UsageClient.health."""
+        return self._client.health(probe=probe)
 
     def __enter__(self) -> Self:
         return self

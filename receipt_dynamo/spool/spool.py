@@ -50,6 +50,7 @@ class Spool:
         """A child starts with nothing lost and nothing in memory: both are its parent's."""
         self.drops = DropTally()
         self.ring = MemoryRing()
+        self.last_record = None
 
     def put(self, metric: AIUsageMetric) -> PutResult:
         """Keep one metric: STORED in the file, MEMORY where the disk refuses, else DROPPED."""

@@ -16,8 +16,10 @@ from typing import Any
 import msgspec
 
 from receipt_dynamo import AIUsageMetric
+from receipt_dynamo.figures import Figures
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
 from receipt_dynamo.spool.segment import HEADER_BYTES
+from receipt_dynamo.stats import StatsFile
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 encode = msgspec.json.encode
@@ -116,6 +118,13 @@ def payloads_of(path: Path, start: int = HEADER_BYTES) -> list[bytes]:
     """Return every whole record of a segment, as a reader sees them."""
     with SegmentReader(path) as segment:
         return segment.read(start, 1_000_000).payloads
+
+
+def leave_stats(directory: Path, figures: Figures, clock: FakeClock | None = None) -> None:
+    """Leave the figures of a process that was killed."""
+    killed = StatsFile(directory, clock or FakeClock())
+    killed.save(figures)
+    killed._close_file()
 
 
 def only_segment(directory: Path) -> Path:

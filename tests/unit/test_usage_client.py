@@ -322,10 +322,10 @@ def test_a_flush_gives_up_when_its_time_is_up(client: UsageClient, tmp_path: Pat
     assert client.flush(5).pending == 0
 
 
-def test_health_tells_what_this_process_did_and_what_waits_for_all(
+def test_health_tells_what_was_done_and_what_waits_for_all(
     open_client: Open, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """Counts are this client's own, the spool's figures everybody's."""
+    """Nothing is kept on the way of a record: another client's put counts from its next flush."""
     other = open_client()
     other.put_ai_usage_metric(make_metric())
     settings = Settings(usage_dir=tmp_path / "usage", drain="manual")
