@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -57,6 +58,7 @@ _ID_FIELDS = (
 _ID_BYTES = 256
 _REQUEST_ID_BYTES = 512
 _NOTHING = FrozenDict()
+_ids_of = attrgetter(*_ID_FIELDS)
 
 
 class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
@@ -199,7 +201,9 @@ def _check_tokens(metric: AIUsageMetric) -> None:
 
 def _count(metric: AIUsageMetric, name: str, limit: int = checks.MAX_COUNT) -> int | None:
     """Return a checked count, kept as a plain int: numpy's and enums' cannot be encoded."""
-    value = getattr(metric, name)
+    value: int | None = getattr(metric, name)
+    if value is None or (type(value) is int and 0 <= value <= limit):
+        return value
     count = checks.check_count(name, value, limit)
     if count is not value:
         force_setattr(metric, name, count)
@@ -245,11 +249,11 @@ def _check_money(metric: AIUsageMetric) -> None:
 def _check_attribution(metric: AIUsageMetric) -> None:
     if metric.latency_ms is not None:
         latency = checks.check_milliseconds("latency_ms", metric.latency_ms)
-        force_setattr(metric, "latency_ms", latency)
+        if latency is not metric.latency_ms:
+            force_setattr(metric, "latency_ms", latency)
     if metric.status != "complete":
         _choose(metric, "status", STATUSES)
-    for name in _ID_FIELDS:
-        value = getattr(metric, name)
+    for name, value in zip(_ID_FIELDS, _ids_of(metric), strict=True):
         if value is not None:
             text = checks.check_text(name, value, _ID_BYTES)
             if text is not value:

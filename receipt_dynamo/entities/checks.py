@@ -37,6 +37,7 @@ MAX_COUNT = 10**12
 MAX_ERROR_BYTES = 4096
 MAX_DETAILS = 64
 MAX_METADATA_DEPTH = 30
+MAX_KEY_BYTES = 1024
 _SHOWN = 60
 
 
@@ -107,6 +108,8 @@ def check_money(field: str, value: object) -> Decimal | None:
     """Return exact USD, or None. Floats are refused: they are not the decimals they look like."""
     if value is None:
         return None
+    if type(value) is Decimal and _is_plain_amount(*value.as_tuple()):
+        return value
     if type(value) is int or type(value) is str:
         value = _parse_money(field, value)
     if not isinstance(value, Decimal):
@@ -125,6 +128,17 @@ def check_money(field: str, value: object) -> Decimal | None:
     if not -130 <= value.adjusted() <= 125:  # noqa: PLR2004
         raise ValueError(f"{field}={value} is outside 1E-130 to 9.99E+125, what DynamoDB can keep")
     return value
+
+
+def _is_plain_amount(sign: int, digits: tuple[int, ...], exponent: int | str) -> bool:
+    """Whether an amount is above 0 and needs no second look: most of them."""
+    return (
+        type(exponent) is int  # a text where it is infinite or no number, which has no digits
+        and sign == 0
+        and digits[0] != 0
+        and len(digits) <= 38  # noqa: PLR2004 - as below
+        and -130 <= exponent + len(digits) - 1 <= 125  # noqa: PLR2004 - as below
+    )
 
 
 def _parse_money(field: str, value: int | str) -> Decimal:
@@ -167,8 +181,8 @@ def check_timestamp(field: str, value: object) -> datetime:
 
 def check_milliseconds(field: str, value: object) -> float | None:
     """Return a duration in milliseconds, finite and not negative, or None."""
-    if value is None:
-        return None
+    if value is None or (type(value) is float and 0 <= value <= MAX_COUNT):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise ValueError(f"{field}={shown(value)} is no duration: pass milliseconds as a number")
     try:
@@ -213,13 +227,13 @@ def check_metadata(field: str, value: object) -> FrozenDict:
     """Return a read-only deep copy of a JSON object. None means an empty one."""
     if value is None:
         return FrozenDict()
-    if not isinstance(value, Mapping):
+    if not (type(value) is dict or isinstance(value, Mapping)):
         raise ValueError(f"{field}={shown(value)} is no dict: metadata is a JSON object")
     copy: FrozenDict = _copy_json(field, value, 1)
     return copy
 
 
-def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912 - one branch per JSON type
+def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - one branch per JSON type
     kind = type(value)
     if kind is str:
         if not value.isascii():
@@ -237,22 +251,32 @@ def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911
         raise ValueError(f"{path}={value} is no number that JSON and DynamoDB can keep")
     if depth > MAX_METADATA_DEPTH:
         raise ValueError(f"{path} is nested deeper than {MAX_METADATA_DEPTH} levels")
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str) or not key or byte_length(f"{path} key", key) > 1024:  # noqa: PLR2004
-                raise ValueError(f"{path} has the key {shown(key)}: keys are text, 1 to 1024 bytes")
-        return FrozenDict(
-            {
-                str.__str__(key): _copy_json(f"{path}[{key!r}]", inner, depth + 1)
-                for key, inner in value.items()
-            }
-        )
+    if kind is dict or isinstance(value, Mapping):
+        return FrozenDict(_copy_object(path, value, depth))
     if isinstance(value, list | tuple):
         return FrozenList(_copy_json(f"{path}[{i}]", v, depth + 1) for i, v in enumerate(value))
     for plain in (str, int, float):  # an enum or another subclass: keep its plain value
         if isinstance(value, plain):
             return _copy_json(path, plain.__str__(value) if plain is str else plain(value), depth)
     raise ValueError(f"{path}={shown(value)} is not JSON: pass text, numbers, lists or dicts")
+
+
+def _copy_object(path: str, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    """Return a copy with checked keys and values; plain values of one level take no detour."""
+    copy: dict[str, Any] = {}
+    for key, inner in value.items():
+        if not isinstance(key, str) or not key or byte_length(path, key) > MAX_KEY_BYTES:
+            raise ValueError(f"{path} has the key {shown(key)}: keys are text, 1 to 1024 bytes")
+        kind = type(inner)
+        if not (
+            (kind is str and inner.isascii())
+            or (kind is int and -(2**63) <= inner < 2**63)
+            or inner is None
+            or kind is bool
+        ):
+            inner = _copy_json(f"{path}[{key!r}]", inner, depth + 1)  # noqa: PLW2901
+        copy[key if type(key) is str else str.__str__(key)] = inner
+    return copy
 
 
 def cut_text(value: object, limit: int) -> str | None:
