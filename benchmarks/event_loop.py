@@ -33,7 +33,8 @@ sys.getswitchinterval() is {sys.getswitchinterval() * 1e6:g} us: so long may a t
 interpreter from another.
   own: without the time that the thread was ready and other work had the CPUs.
   lag: how much later than asked a sleep of {_LAG_SECONDS * 1000:g} ms returned; timers are good \
-to 1 ms."""
+to 1 ms.
+  CPU: of the whole process, its drainer and the making of the records included."""
 _Keep = Callable[[AIUsageMetric], object]
 
 
@@ -85,12 +86,15 @@ def _worker(directory: Path, kind: str, drain: str, seconds: float) -> dict[str,
     elif kind == "put":
         keep = client_of(directory, drain).put_ai_usage_metric
     loop = _Loop(keep, seconds)
+    used = time.process_time()
     asyncio.run(loop.run())
+    used = time.process_time() - used
     figures: dict[str, float] = {}
     if loop.wall:
         figures = {**timings(loop.wall), "p99.9 own": timings(loop.own)["p99.9"]}
     lag = timings(loop.lag)
-    return figures | {f"lag {name}": lag[name] for name in ("p50", "p99", "p99.9")}
+    figures |= {f"lag {name}": lag[name] for name in ("p50", "p99", "p99.9")}
+    return figures | {"CPU %": 100 * used / seconds}
 
 
 def run(scale: float, say: Callable[[str], None]) -> list[Part]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from receipt_dynamo.cooperation import cooperatively
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.logs import safe_logger
@@ -142,7 +143,7 @@ class Delivery:
 
     def _deliver_payloads(self, payloads: list[bytes], report: DeliveryReport) -> list[bytes]:
         """Settle records that no segment holds; return those that must wait."""
-        parsed = _parse(payloads)
+        parsed = self._parse(payloads)
         with self._store.exclusive(_BUSY_SECONDS):
             outcome = self._store.write(
                 Batch(records=parsed.records, gaps=parsed.gaps, segment=_MEMORY, position=0)
@@ -163,7 +164,7 @@ class Delivery:
         offset = self._start(segment)
         while (lines := segment.read(offset, BATCH_RECORDS, sealed=True)).end > offset:
             offset = lines.end
-            parsed = _parse(lines.payloads)
+            parsed = self._parse(lines.payloads)
             for record in parsed.records:
                 spool.drop("drop_oldest", record.metric)
             for _ in parsed.dead:
@@ -258,7 +259,7 @@ class Delivery:
     def _deliver(
         self, segment: SegmentReader, offset: int, lines: Lines, report: DeliveryReport
     ) -> int:
-        parsed = _parse(lines.payloads)
+        parsed = self._parse(lines.payloads)
         self._aside.quarantine(segment.name, offset, lines.bad)
         self._aside.bury_once(segment.name, offset, parsed.dead)
         now = self._clock.now()
@@ -280,6 +281,20 @@ class Delivery:
         report.damaged_lines += len(lines.damaged)
         return outcome.acknowledged
 
+    def _parse(self, payloads: list[bytes]) -> _Parsed:
+        parsed = _Parsed()
+        for payload in cooperatively(payloads, self._clock):
+            try:
+                record = parse_payload(payload)
+            except ValueError as error:
+                parsed.dead.append((payload, str(error)))
+                continue
+            if isinstance(record, Gap):
+                parsed.gaps.append(record)
+            else:
+                parsed.records.append(record)
+        return parsed
+
     def _warn_segment(self, path: Path, what: str) -> None:
         self._warn_once(path.name, f"the spool segment {path} {what}")
 
@@ -287,21 +302,6 @@ class Delivery:
         if about not in self._warned:
             self._warned.add(about)
             _log.warning("%s", text)
-
-
-def _parse(payloads: list[bytes]) -> _Parsed:
-    parsed = _Parsed()
-    for payload in payloads:
-        try:
-            record = parse_payload(payload)
-        except ValueError as error:
-            parsed.dead.append((payload, str(error)))
-            continue
-        if isinstance(record, Gap):
-            parsed.gaps.append(record)
-        else:
-            parsed.records.append(record)
-    return parsed
 
 
 def _rejected(outcome: WriteOutcome) -> list[tuple[bytes, str]]:

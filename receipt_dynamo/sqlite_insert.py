@@ -6,9 +6,13 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from receipt_dynamo.cooperation import cooperatively
+from receipt_dynamo.utils.clock import SystemClock
+
 __all__ = ["insert"]
 
 _T = TypeVar("_T")
+_clock = SystemClock()
 _BINDING = "Error binding parameter"
 
 
@@ -25,7 +29,7 @@ def insert(
     is no fault of a row: a full disk, a busy or a damaged file.
     """
     try:
-        connection.executemany(sql, [row(item) for item in items])
+        connection.executemany(sql, map(row, cooperatively(items, _clock)))
     except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
         if not (_is_of_a_row(error) and connection.in_transaction):
             raise

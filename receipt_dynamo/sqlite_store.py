@@ -61,6 +61,7 @@ from receipt_dynamo.store import (
 __all__ = ["SqliteStore"]
 
 _BUSY_SECONDS = 10.0
+_CHECKPOINT_PAGES = 4000  # 16 MB: pages that many batches write again go to the file once
 _gate = ForkGate()
 """Around every stay inside SQLite; a writing connection is within for all of its life."""
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
@@ -127,6 +128,7 @@ class SqliteStore:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 prepare(connection, self.path)
             except BaseException:
                 connection.close()

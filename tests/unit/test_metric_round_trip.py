@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receipt_dynamo import PRICE_SOURCES, STATUSES, UNPRICED_REASONS, AIUsageMetric
+from receipt_dynamo.entities import checks
 from tests.support import FULL_FIELDS, make_metric
 
 
@@ -166,3 +167,23 @@ def test_any_metric_survives_every_form_it_is_written_in(metric: AIUsageMetric) 
         assert again.timestamp.tzinfo is UTC
     assert b"\n" not in line
     assert msgspec.json.encode(forms[2]) == line
+
+
+class Amount(Decimal):
+    """A Decimal that is looked at the long way."""
+
+
+LONG = st.builds("{}E{}".format, st.integers(10**36, 10**40), st.integers(-172, 92)).map(Decimal)
+
+
+@given(st.decimals() | LONG)
+def test_the_short_look_at_money_says_what_the_long_one_says(value: Decimal) -> None:
+    """The same amounts are kept, unchanged, and the same are refused."""
+
+    def kept(amount: Decimal) -> str | None:
+        try:
+            return str(checks.check_money("cost_usd", amount))
+        except ValueError:
+            return None
+
+    assert kept(value) == kept(Amount(value))
