@@ -154,6 +154,7 @@ def test_a_link_planted_in_the_place_of_a_file_leads_nowhere(
         target.write_bytes(b"precious")
     elif kind == "directory":
         target.mkdir(mode=0o700)
+    changed = 0 if kind == "nothing" else target.lstat().st_mtime_ns
     directory = tmp_path / "usage"
     link = directory / name
     if "SEGMENT" not in name:
@@ -177,12 +178,14 @@ def test_a_link_planted_in_the_place_of_a_file_leads_nowhere(
         with suppress(UsageError):
             client.summarize()
     assert link.is_symlink() or "wal" in name  # SQLite removes a log without a database
+    if kind == "nothing":
+        assert not os.path.lexists(target)
+        return
+    assert target.lstat().st_mtime_ns == changed
     if kind == "file":
         assert target.read_bytes() == b"precious"
-    elif kind == "directory":
-        assert list(target.iterdir()) == []
     else:
-        assert not os.path.lexists(target)
+        assert list(target.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["usage", "usage/spool", "usage/spool/local"])
