@@ -118,13 +118,10 @@ class Aside:
     def _append(self, place: str, name: str, lines: Sequence[bytes]) -> None:
         directory = self._directory / place
         try:
-            is_new = not os.path.exists(directory)
             secure_directory(directory)
             with aside_lock(self._directory) as lock:
                 lock.acquire(_LOCK_SECONDS)
                 _append_lines(directory / name, lines)
-            if is_new:
-                sync_directory(self._directory)
         except DirectoryRefusedError as error:  # a file in the way: the segment waits
             raise OSError(errno.EACCES, str(error)) from error
         except StoreBusyError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +24,7 @@ from receipt_dynamo.spool.segment import HEADER_BYTES
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.store import DroppedSummary, UsageQuery
-from tests.support import NOON, FakeClock, encode, in_fork, make_metric, payloads_of
+from tests.support import NOON, FakeClock, encode, in_fork, make_metric, payloads_of, quiet_fork
 
 COST = Decimal("0.125")
 
@@ -253,7 +254,6 @@ def die_at(number: int) -> None:
         setattr(os, name, deadly(getattr(os, name)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("action", ["retry", "drop"])
 def test_a_command_killed_at_any_step_loses_nothing_and_counts_nothing_twice(
     tmp_path: Path, action: str
@@ -394,6 +394,39 @@ def test_nobody_removes_while_a_drainer_buries(
                 action(names)
         assert bench.ids == names
     assert bench.spooled() == []
+
+
+def test_drainers_and_commands_at_once_lose_no_letter(bench: Bench) -> None:
+    """While two processes bury and two give up, each letter is counted as lost, and once."""
+    count = 60
+
+    def bury(start: int) -> None:
+        for number in range(start, count, 2):
+            bench.bury(bench.metric(f"r{number}"), segment=f"{number % 3}-1-aa.seg")
+
+    def give_up(_: int) -> None:
+        while not (bench.spool_dir / "done").exists():
+            with suppress(DeadLetterError):  # the other was quicker
+                bench.letters.drop([letter.id for letter in bench.letters.letters()][:3])
+
+    children = []
+    for work, argument in ((give_up, 0), (give_up, 1), (bury, 0), (bury, 1)):
+        pid = quiet_fork()
+        if pid == 0:
+            code = 1
+            try:
+                work(argument)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children[2:]]
+    (bench.spool_dir / "done").touch()
+    codes += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children[:2]]
+    assert codes == [0, 0, 0, 0]
+    bench.letters.drop()
+    assert bench.lost().count == count
+    assert list(bench.dead_dir.iterdir()) == []
 
 
 def test_a_line_that_is_just_being_written_is_no_letter_yet(bench: Bench) -> None:
