@@ -92,8 +92,8 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 EXPECTED = (
-    "spool local drain.lock leader aside.lock dead quarantine store.lock usage.db usage.db-wal "
-    "usage.db-shm usage.db.v0"
+    "spool local stats drain.lock leader aside.lock dead quarantine store.lock usage.db "
+    "usage.db-wal usage.db-shm usage.db.v0"
 ).split()
 
 
