@@ -7,13 +7,13 @@ import os
 import threading
 from array import array
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 from benchmarks.report import Part, Row, timings
 from benchmarks.samples import (
     Operation,
     client_of,
+    in_fresh_process,
     line_of,
     open_append,
     plain_sqlite,
@@ -29,9 +29,8 @@ _CALLS = 300
 _THREADS = 8
 
 
-def _write_and_sync(directory: Path, stack: ExitStack) -> Operation:
+def _write_and_sync(directory: Path) -> Operation:
     file, line = open_append(directory / "bare"), line_of(ready_metric())
-    stack.callback(os.close, file)
 
     def write_and_sync() -> None:
         os.write(file, line)
@@ -55,34 +54,37 @@ def _from_threads(operation: Operation, calls: int) -> array[int]:
     return taken
 
 
-def run(scale: float, say: Callable[[str], None]) -> list[Part]:
-    """Time records that are on the disk when the call returns."""
-    calls = max(10, int(_CALLS * scale))
-    with private_directory() as directory, ExitStack() as stack:
-        client = stack.enter_context(closing(client_of(directory / "put", durability="fsync")))
-        metric = ready_metric()
+def _measure(directory: Path, calls: int) -> list[Row]:
+    client, metric = client_of(directory / "put", durability="fsync"), ready_metric()
 
-        def put() -> None:
-            client.put_ai_usage_metric(metric)
+    def put() -> None:
+        client.put_ai_usage_metric(metric)
 
-        bare = _write_and_sync(directory, stack)
-        insert = plain_sqlite(directory / "yardstick.db", "FULL")
-        operations: list[tuple[str, bool, Callable[[int], array[int]]]] = [
-            ("os.write and os.fdatasync", True, lambda n: time_calls(bare, n)),
-            ("SQLite WAL FULL insert", True, lambda n: time_calls(insert, n)),
-            ("put", False, lambda n: time_calls(put, n)),
-            ("write and fdatasync, 8 threads", True, lambda n: _from_threads(bare, n // 4)),
-            ("put, 8 threads (shared syncs)", False, lambda n: _from_threads(put, n // 4)),
-        ]
-        taken = [array("q") for _ in operations]
-        for turn in range(_ROUNDS):
-            say(f"durability=fsync: round {turn + 1} of {_ROUNDS}")
-            for samples, (_, _, timed) in zip(taken, operations, strict=True):
-                gc.collect()
-                samples.extend(timed(calls))
-    rows = [
+    bare = _write_and_sync(directory)
+    insert = plain_sqlite(directory / "yardstick.db", "FULL")
+    operations: list[tuple[str, bool, Callable[[int], array[int]]]] = [
+        ("os.write and os.fdatasync", True, lambda n: time_calls(bare, n)),
+        ("SQLite WAL FULL insert", True, lambda n: time_calls(insert, n)),
+        ("put", False, lambda n: time_calls(put, n)),
+        ("write and fdatasync, 8 threads", True, lambda n: _from_threads(bare, n // 4)),
+        ("put, 8 threads (shared syncs)", False, lambda n: _from_threads(put, n // 4)),
+    ]
+    taken = [array("q") for _ in operations]
+    for _ in range(_ROUNDS):
+        for samples, (_, _, timed) in zip(taken, operations, strict=True):
+            gc.collect()
+            samples.extend(timed(calls))
+    return [
         Row(name, timings(samples), yardstick)
         for samples, (name, yardstick, _) in zip(taken, operations, strict=True)
     ]
+
+
+def run(scale: float, say: Callable[[str], None]) -> list[Part]:
+    """Time records that are on the disk when the call returns."""
+    calls = max(10, int(_CALLS * scale))
+    say("durability=fsync")
+    with private_directory() as directory:
+        rows = in_fresh_process(_measure, directory, calls)
     title = f'durability="fsync": microseconds per call ({_ROUNDS} x {calls} calls in turns)'
     return [Part("durability", title, rows)]

@@ -10,7 +10,6 @@ import json
 import os
 from array import array
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 from benchmarks.report import Part, Row, timings
@@ -19,6 +18,7 @@ from benchmarks.samples import (
     REPLY,
     Operation,
     client_of,
+    in_fresh_process,
     line_of,
     open_append,
     plain_sqlite,
@@ -63,20 +63,15 @@ def _span() -> Operation:
     return lambda: tracer.start_span("chat", attributes=attributes).end()
 
 
-def _operations(
-    directory: Path, stack: ExitStack
-) -> list[tuple[str, dict[str, float] | None, Operation]]:
+def _operations(directory: Path) -> list[tuple[str, dict[str, float] | None, Operation]]:
     """Return the operations with their goals; None stands for a yardstick."""
-    put = stack.enter_context(closing(client_of(directory / "put")))
-    tracker = AIUsageTracker(
-        stack.enter_context(closing(client_of(directory / "tracked"))), strict=True
-    )
-    stack.enter_context(tracker.context(job_id=RECORD["job_id"], user_id=RECORD["user_id"]))
+    put = client_of(directory / "put")
+    tracker = AIUsageTracker(client_of(directory / "tracked"), strict=True)
+    tracker.context(job_id=RECORD["job_id"], user_id=RECORD["user_id"]).__enter__()
     metric = ready_metric()
     record, line = record_values(metric), line_of(metric)
     call = {name: value for name, value in RECORD.items() if name not in ("job_id", "user_id")}
     file = open_append(directory / "bare")
-    stack.callback(os.close, file)
     return [
         ("an empty call (the timer)", None, lambda: None),
         ("os.write of the same bytes", None, lambda: os.write(file, line)),
@@ -93,27 +88,27 @@ def _operations(
     ]
 
 
-def run(scale: float, say: Callable[[str], None]) -> list[Part]:
-    """Time every operation, in turns."""
-    calls = max(20, int(_CALLS * scale))
-    with private_directory() as directory, ExitStack() as stack:
-        operations = _operations(directory, stack)
-        taken = [array("q") for _ in operations]
-        for _, _, operation in operations:
-            time_calls(operation, min(_WARM_UP, calls))
-        for turn in range(_ROUNDS):
-            say(f"one thread: round {turn + 1} of {_ROUNDS}")
-            for samples, (_, _, operation) in zip(taken, operations, strict=True):
-                gc.collect()
-                samples.extend(time_calls(operation, calls))
-    rows = [
+def _measure(directory: Path, calls: int) -> list[Row]:
+    """Time every operation, in turns. What it has spooled nobody delivers: the process ends."""
+    operations = _operations(directory)
+    taken = [array("q") for _ in operations]
+    for _, _, operation in operations:
+        time_calls(operation, min(_WARM_UP, calls))
+    for _ in range(_ROUNDS):
+        for samples, (_, _, operation) in zip(taken, operations, strict=True):
+            gc.collect()
+            samples.extend(time_calls(operation, calls))
+    return [
         Row(name, timings(samples), goal is None, goal or {})
         for samples, (name, goal, _) in zip(taken, operations, strict=True)
     ]
-    return [
-        Part(
-            "recording",
-            f"One thread, no drainer: microseconds per call ({_ROUNDS} x {calls} calls in turns)",
-            rows,
-        )
-    ]
+
+
+def run(scale: float, say: Callable[[str], None]) -> list[Part]:
+    """Time one thread that nothing of ours disturbs."""
+    calls = max(20, int(_CALLS * scale))
+    say("one thread")
+    with private_directory() as directory:
+        rows = in_fresh_process(_measure, directory, calls)
+    title = f"One thread, no drainer: microseconds per call ({_ROUNDS} x {calls} calls in turns)"
+    return [Part("recording", title, rows)]
