@@ -15,7 +15,7 @@ import pytest
 from receipt_dynamo import PutResult, StoreError, UsageClient
 from receipt_dynamo import drainer as drainer_module
 from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
-from receipt_dynamo.drainer import Drainer
+from receipt_dynamo.drainer import BUSY_RECORDS, Drainer
 from receipt_dynamo.spool.reader import list_segments
 from receipt_dynamo.sqlite_store import SqliteStore
 from tests.support import FakeClock, make_metric, stored_ids
@@ -114,14 +114,16 @@ def test_a_job_is_done_once_however_the_thread_ends() -> None:
         assert ran == [1]
 
 
-def test_the_thread_looks_ten_times_a_second_while_there_is_something() -> None:
-    """After a busy tick it comes back soon, after an idle one in a second."""
+def test_the_thread_lets_records_gather_unless_full_batches_wait() -> None:
+    """After full batches it comes back soon. After a few records it rests a second, whatever comes
+    meanwhile; only where there were none is it woken, and lets a batch gather first."""
     waits: list[float] = []
-    answers = iter([5, 1, 0, 0])
+    answers = iter([BUSY_RECORDS, 1, 0, 0])
 
     class Listening(FakeClock):
         def receive(self, inbox: Any, timeout: float) -> Any:
             waits.append(timeout)
+            drainer.notify()  # a record arrives
             return super().receive(inbox, timeout)
 
     def tick() -> int:
@@ -132,7 +134,7 @@ def test_the_thread_looks_ten_times_a_second_while_there_is_something() -> None:
 
     drainer = Drainer(tick, Listening())
     drainer._run()
-    assert waits == [1.0, 0.1, 0.1, 1.0, 1.0, 1.0]
+    assert waits == [1.0, 0.2, 0.1, 1.0, 1.0, 0.2, 1.0, 0.2, 1.0]
 
 
 def test_a_signal_handler_may_record_and_flush_at_any_line(open_client: Open) -> None:
