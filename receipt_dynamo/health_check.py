@@ -134,8 +134,8 @@ def _leader(settings: Settings, health: Health) -> Part:
     if heartbeat is None:
         return {}
     return {
-        "leader_pid": heartbeat.pid,
-        "leader_host": heartbeat.host,
+        "leader_pid": heartbeat.pid or None,  # on a full disk the file may hold no words
+        "leader_host": heartbeat.host or None,
         "leader_generation": heartbeat.generation,
         "leader_seconds": heartbeat.age(health.at),
     }

@@ -82,10 +82,15 @@ def _leader(health: Health, _settings: Settings) -> Case:
         return HealthLevel.WARNING, "records wait, and no drainer has run for this spool yet"
     if sign < LEADERLESS_SECONDS:
         return None
-    return HealthLevel.WARNING, (
-        f"records wait, and nobody delivers: the last sign of process {health.leader_pid} "
-        f"on {health.leader_host} is {plain_duration(sign)} old"
-    )
+    last = f"the last sign of {_drainer(health)} is {plain_duration(sign)} old"
+    return HealthLevel.WARNING, f"records wait, and nobody delivers: {last}"
+
+
+def _drainer(health: Health) -> str:
+    """Name the process that delivers, or did last."""
+    if health.leader_pid is None:
+        return "an unknown process"
+    return f"process {health.leader_pid} on {health.leader_host}"
 
 
 def _drops(health: Health, _settings: Settings) -> Case:

@@ -36,7 +36,8 @@ class Counters:
     dead: int = 0
     damaged_lines: int = 0
     last_delivery: datetime | None = None
-    last_error: str | None = None
+    last_error: str | None = None  # why delivery waits
+    spool_error: str | None = None  # what the last look after the spool could not do
 
 
 @dataclass(slots=True)
@@ -63,10 +64,11 @@ class Pipeline:
     def maintain(self) -> None:
         """Bring what lies in memory to the disk, and everything on the disk to safety."""
         self.maintained = self.clock.monotonic()
+        self.counters.spool_error = None
         try:
             self.spool.maintain()
         except OSError as error:
-            self.counters.last_error = f"the spool: {error}"
+            self.counters.spool_error = f"the spool: {error}"
         self.stats.save(self.figures())
 
     def tick(self, progress: Callable[[int], None] | None = None) -> int:
@@ -179,7 +181,7 @@ class Pipeline:
             fsync_errors=fsync_errors,
             last_record=spool.last_record,
             last_delivery=counters.last_delivery,
-            last_error=counters.last_error or spool.last_error,
+            last_error=counters.last_error or counters.spool_error or spool.last_error,
             refused=spool.last_error,
         )
 

@@ -127,10 +127,11 @@ def _when(time: datetime | None, health: Health) -> str:
 def _drainer(health: Health) -> str:
     if health.leader_seconds is None:
         return "none so far"
-    return (
-        f"process {health.leader_pid} on {health.leader_host}, generation "
-        f"{health.leader_generation}, last sign {plain_duration(health.leader_seconds)} ago"
-    )
+    who = "unknown process"
+    if health.leader_pid is not None:
+        who = f"process {health.leader_pid} on {health.leader_host}"
+    sign = plain_duration(health.leader_seconds)
+    return f"{who}, generation {health.leader_generation}, last sign {sign} ago"
 
 
 def _store(health: Health) -> str:

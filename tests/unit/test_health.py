@@ -25,12 +25,22 @@ from receipt_dynamo import (
 )
 from receipt_dynamo import health_check as module
 from receipt_dynamo.entities.gap import Gap
+from receipt_dynamo.figures import Figures
 from receipt_dynamo.health_rules import RULES, judge
 from receipt_dynamo.spool import writer as writer_module
 from receipt_dynamo.spool.leadership import Leadership
 from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line, format_header
 from receipt_dynamo.sqlite_store import SqliteStore
-from tests.support import NOON, FakeClock, encode, make_metric
+from receipt_dynamo.stats_files import process_files
+from tests.support import (
+    NOON,
+    FakeClock,
+    damage,
+    encode,
+    leave_stats,
+    make_metric,
+    only_segment,
+)
 
 OK, WARNING, CRITICAL = HealthLevel.OK, HealthLevel.WARNING, HealthLevel.CRITICAL
 Open = Callable[..., UsageClient]
@@ -119,6 +129,8 @@ def test_the_worst_reason_is_the_level_and_stands_first(settings: Settings) -> N
     assert health.level is CRITICAL
     assert [reason.rule for reason in health.reasons] == ["queue", "memory", "dead"]
     assert [level.exit_code for level in HealthLevel] == [0, 1, 2]
+    later = judge(replace(health, pending=100, refused="the disk is full"), settings)
+    assert [reason.rule for reason in later.reasons] == ["disk", "queue", "memory", "dead"]
 
 
 def test_thresholds_are_settings(tmp_path: Path) -> None:
@@ -300,6 +312,38 @@ def test_the_leader_and_its_sign_of_life_are_shown(settings: Settings, clock: Fa
     leader.release()
 
 
+def test_a_leader_of_whom_only_the_sign_is_known_is_one(
+    settings: Settings, clock: FakeClock
+) -> None:
+    """On a full disk the file has its name and its time, and no words."""
+    settings.spool_dir.mkdir(parents=True, mode=0o700)
+    sign = settings.spool_dir / "leader"
+    sign.touch()
+    os.utime(sign, (clock.now().timestamp() - 50, clock.now().timestamp() - 50))
+    health = read_health(settings, clock=clock)
+    assert (health.leader_pid, health.leader_host) == (None, None)
+    assert health.leader_seconds == pytest.approx(50)
+    late = judge(replace(health, oldest_unsent_seconds=40.0), settings)
+    assert "an unknown process is 50 s old" in late.reasons[0].text
+
+
+def test_a_disk_and_a_store_that_fail_together_are_each_said_once(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two faults that alternate do not fill the log with each other."""
+    client.put_ai_usage_metric(make_metric())
+
+    def away(*_: object) -> None:
+        raise StoreError("the store is away")
+
+    monkeypatch.setattr(SqliteStore, "write", away)
+    monkeypatch.setattr(writer_module.SpoolWriter, "sync", _refuse)
+    for _ in range(3):
+        client.flush()
+    assert caplog.text.count("the store is away") == 1
+    assert client.health().last_error == "the store is away"
+
+
 def test_an_error_is_shown_until_a_delivery_succeeds(
     client: UsageClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +362,65 @@ def test_an_error_is_shown_until_a_delivery_succeeds(
     client.flush()
     for health in (client.health(), read_health(settings)):
         assert (health.last_error, health.last_error_at) == (None, None)
+
+
+def test_an_error_of_who_died_is_shown_until_another_delivers(
+    open_client: Open, settings: Settings
+) -> None:
+    """The last words of a drainer are kept, and forgotten once they are no longer true."""
+    clock = FakeClock()
+    words = Figures(stored=1, last_error="access denied")
+    leave_stats(settings.spool_dir / "stats", words, clock)
+    assert read_health(settings, clock=clock).last_error == "access denied"
+    clock.advance(10)
+    leave_stats(
+        settings.spool_dir / "stats", Figures(delivered=1, last_delivery=clock.now()), clock
+    )
+    health = read_health(settings, clock=clock)
+    assert (health.delivered, health.last_error, health.last_error_at) == (1, None, None)
+
+
+def test_a_closed_client_leaves_only_the_total(client: UsageClient, settings: Settings) -> None:
+    """A thousand commands leave one file, not a thousand."""
+    client.put_ai_usage_metric(make_metric())
+    client.flush()
+    assert len(process_files(settings.spool_dir / "stats")) == 1
+    client.close()
+    assert process_files(settings.spool_dir / "stats") == []
+    assert read_health(settings).delivered == 1
+
+
+def test_who_leads_adds_up_what_ended_processes_left(settings: Settings, clock: FakeClock) -> None:
+    """Once a minute, in the background; who does not lead leaves it to the leader."""
+    client = UsageClient(settings, SqliteStore(settings.store_path), clock=clock)
+    stats = settings.spool_dir / "stats"
+    leave_stats(stats, Figures(stored=1), clock)
+    client._pipeline.tick()
+    clock.advance(60)
+    with pytest.MonkeyPatch.context() as followed:
+        followed.setattr(Leadership, "try_lead", lambda _: False)
+        followed.setattr(Leadership, "leads", False)
+        client._pipeline.tick()
+    assert len(process_files(stats)) == 1
+    client._pipeline.tick()
+    assert process_files(stats) == []
+    client.close()
+
+
+def test_damaged_lines_are_counted_and_torn_ones_are_none(
+    client: UsageClient, settings: Settings
+) -> None:
+    """What a disk cut short was never stored; what it spoiled was."""
+    client.put_ai_usage_metrics([make_metric() for _ in range(2)])
+    client._pipeline.spool.writer.seal()
+    path = only_segment(settings.spool_dir)
+    damage(path, HEADER_BYTES + 30, b"\0")
+    with path.open("ab") as file:
+        file.write(b"0badc0de {torn\n\n")
+    client.flush()
+    health = client.health()
+    assert (health.corrupt_lines, health.delivered, health.level) == (1, 1, WARNING)
+    assert [reason.rule for reason in health.reasons] == ["corrupt"]
 
 
 def test_dead_letters_count_as_long_as_they_lie_there(
