@@ -15,7 +15,15 @@ import json
 import sys
 import time
 
-from benchmarks import backlog, beside_drainer, contention, durability, event_loop, recording
+from benchmarks import (
+    background,
+    backlog,
+    beside_drainer,
+    contention,
+    durability,
+    event_loop,
+    recording,
+)
 from benchmarks.report import Part, as_json, median_of, print_parts
 
 _PARTS = {
@@ -23,6 +31,7 @@ _PARTS = {
     "drainer": beside_drainer.run,
     "contention": contention.run,
     "event-loop": event_loop.run,
+    "background": background.run,
     "backlog": backlog.run,
     "durability": durability.run,
 }

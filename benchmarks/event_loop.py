@@ -26,7 +26,7 @@ __all__ = ["run"]
 
 _RATE = 1000
 _TASKS = 50
-_SECONDS = 10.0
+_SECONDS = 8.0
 _LAG_SECONDS = 0.005
 _NOTE = f"""\
 sys.getswitchinterval() is {sys.getswitchinterval() * 1e6:g} us: so long may a thread keep the \

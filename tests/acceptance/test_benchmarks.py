@@ -14,6 +14,7 @@ ROWS = {
     "drainer": 4,
     "contention": 8,
     "event-loop": 4,
+    "background": 3,
     "backlog": 7,
     "durability": 5,
 }
