@@ -21,8 +21,8 @@ __all__ = ["Drainer"]
 TICK_SECONDS = 1.0
 BUSY_SECONDS = 0.1
 LINGER_SECONDS = 0.2
-BUSY_RECORDS = 500
-"""How many records a tick delivers where more are waiting: a full batch of the embedded store."""
+GATHER_RECORDS = 50
+"""How many records a tick should find: few enough that a steady flow is no queue to warn of."""
 _log = safe_logger("receipt_dynamo.drainer")
 
 
@@ -55,10 +55,10 @@ class _Stop:
 class Drainer:
     """Runs ``tick`` in a thread that keeps no process alive, started by ``start``.
 
-    Every second; soon after the first record that comes after a quiet second (``notify``); and ten
-    times a second for as long as a tick returns that it has delivered full batches. Not for every
-    few records: a delivery costs milliseconds and tens of kilobytes, however little it brings.
-    Thread-safe. Nothing depends on it: what it has not done, the next report or process does.
+    Every second, and soon after the first record that comes after a quiet second (``notify``).
+    While records arrive, as often as fifty of them gather, ten times a second at most: a delivery
+    costs milliseconds and tens of kilobytes, however little it brings. Thread-safe. Nothing depends
+    on it: what it has not done, the next report or process does.
     """
 
     def __init__(self, tick: Callable[[], int], clock: Clock) -> None:
@@ -124,17 +124,18 @@ class Drainer:
 
     def _run(self) -> None:
         self._thread = threading.current_thread()
-        stopping, delivered = False, 0
+        stopping, rest, last = False, None, self._clock.monotonic()
         while not stopping:
-            self.idle = delivered == 0
-            rest = TICK_SECONDS if delivered < BUSY_RECORDS else BUSY_SECONDS
-            first = self._clock.receive(self._inbox, rest)
+            self.idle = rest is None
+            first = self._clock.receive(self._inbox, rest or TICK_SECONDS)
             self.idle = False
             if isinstance(first, _Wake):  # the first of many: let a batch gather
                 first = self._clock.receive(self._inbox, LINGER_SECONDS)
             stopping = self._handle(first)
             if not stopping:
                 delivered = self._tick_safely()
+                now = self._clock.monotonic()
+                rest, last = _rest(delivered, now - last), now
         with self._starting:
             self._takes_jobs = self.started = False
             self._thread = None
@@ -158,6 +159,13 @@ class Drainer:
         except Exception:
             _log.exception("the drainer goes on after an error of its own")
             return 0
+
+
+def _rest(delivered: int, seconds: float) -> float | None:
+    """Return how long to let records gather that came at this rate; None where none came."""
+    if delivered <= 0:
+        return None
+    return min(TICK_SECONDS, max(BUSY_SECONDS, GATHER_RECORDS * seconds / delivered))
 
 
 def _start_thread(work: Callable[[], object]) -> bool:

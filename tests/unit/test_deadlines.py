@@ -15,7 +15,7 @@ import pytest
 from receipt_dynamo import PutResult, StoreError, UsageClient
 from receipt_dynamo import drainer as drainer_module
 from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
-from receipt_dynamo.drainer import BUSY_RECORDS, Drainer
+from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.spool.reader import list_segments
 from receipt_dynamo.sqlite_store import SqliteStore
 from tests.support import FakeClock, make_metric, stored_ids
@@ -114,15 +114,15 @@ def test_a_job_is_done_once_however_the_thread_ends() -> None:
         assert ran == [1]
 
 
-def test_the_thread_lets_records_gather_unless_full_batches_wait() -> None:
-    """After full batches it comes back soon. After a few records it rests a second, whatever comes
-    meanwhile; only where there were none is it woken, and lets a batch gather first."""
+def test_the_thread_rests_until_fifty_records_have_gathered() -> None:
+    """Between a tenth of a second and a second, by how many came; nothing wakes it meanwhile. Only
+    where none came is it woken, and then it lets a batch gather first."""
     waits: list[float] = []
-    answers = iter([BUSY_RECORDS, 1, 0, 0])
+    answers = iter([100_000, 40, 50, 1, 0, 0])
 
     class Listening(FakeClock):
         def receive(self, inbox: Any, timeout: float) -> Any:
-            waits.append(timeout)
+            waits.append(round(timeout, 3))
             drainer.notify()  # a record arrives
             return super().receive(inbox, timeout)
 
@@ -134,7 +134,8 @@ def test_the_thread_lets_records_gather_unless_full_batches_wait() -> None:
 
     drainer = Drainer(tick, Listening())
     drainer._run()
-    assert waits == [1.0, 0.2, 0.1, 1.0, 1.0, 0.2, 1.0, 0.2, 1.0]
+    woken = [1.0, 0.2]
+    assert waits == [*woken, 0.1, 0.125, 0.125, 1.0, *woken, *woken, 1.0]
 
 
 def test_a_signal_handler_may_record_and_flush_at_any_line(open_client: Open) -> None:
