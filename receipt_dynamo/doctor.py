@@ -20,6 +20,7 @@ from receipt_dynamo.file_systems import file_system_of, holds_no_files, risk_of
 from receipt_dynamo.files import check_private_file, secure_directory
 from receipt_dynamo.settings import DEPRECATED_TABLE_VARIABLE, Settings
 from receipt_dynamo.spool.pending import pending_records
+from receipt_dynamo.sqlite_aside import corrupt_stores
 
 __all__ = ["Finding", "inspect_environment"]
 
@@ -171,12 +172,21 @@ def _destination(settings: Settings) -> Iterator[Finding]:
         yield Finding("fault", "destination", str(error))
         return
     yield _store(settings.store_path)
+    for path in corrupt_stores(settings.usage_dir):
+        yield Finding(
+            "warn",
+            "store set aside",
+            f"{path} was damaged; what could be read of it is in the store, and the rest is shown "
+            f"by every report as store_corrupt. When you have looked, run: rm {path}*",
+        )
 
 
 def _store(path: Path) -> Finding:
     import sqlite3
     from contextlib import closing
 
+    from receipt_dynamo.sqlite_connect import Reading
+    from receipt_dynamo.sqlite_damage import damage_in
     from receipt_dynamo.sqlite_schema import MIGRATIONS
 
     wanted = len(MIGRATIONS)
@@ -184,9 +194,8 @@ def _store(path: Path) -> Finding:
         if not check_private_file(path):
             return Finding("ok", "store", f"{path} is not there yet; the first report creates it")
         # Without a log beside it the file is read as it is: SQLite would create its side files.
-        plain = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-        uri = f"{path.absolute().as_uri()}?mode=ro{plain}"
-        with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
+        reading = Reading(path, undisturbed=True)
+        with closing(sqlite3.connect(reading.uri, uri=True, timeout=5.0)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > wanted:
                 return Finding(
@@ -198,6 +207,9 @@ def _store(path: Path) -> Finding:
             known = tables.fetchone() is not None
             count = connection.execute("SELECT count(*) FROM metric").fetchone()[0] if known else 0
     except (UsageError, sqlite3.Error, OSError) as error:
+        if isinstance(error, sqlite3.Error) and damage_in(error) is not None:
+            remedy = "the next report or delivery sets it aside and salvages what can be read"
+            return Finding("warn", "store", f"{path} is damaged ({error}); {remedy}")
         return Finding("fault", "store", f"{path} cannot be read: {error}")
     size = path.stat().st_size / (1 << 20)
     older = "" if version == wanted else f", to become version {wanted} when next written"

@@ -27,6 +27,7 @@ from receipt_dynamo.spool.aside import DEAD, DEAD_SUFFIX
 from receipt_dynamo.spool.bounds import SpoolBounds, SpoolFullError
 from receipt_dynamo.spool.leadership import read_heartbeat
 from receipt_dynamo.spool.pending import backlog, count_left, oldest_age
+from receipt_dynamo.sqlite_aside import corrupt_stores
 from receipt_dynamo.stats import STATS, read_stats
 from receipt_dynamo.store import UsageStore
 from receipt_dynamo.utils.clock import Clock, SystemClock
@@ -79,7 +80,7 @@ def check_health(
         lambda: _leader(settings, health),
         lambda: {"dead": _dead_letters(settings.spool_dir / DEAD, is_late)},
         lambda: {"elsewhere": waiting_elsewhere(settings, is_late)},
-        lambda: {"corrupt_stores": _corrupt_stores(settings)},
+        lambda: {"corrupt_stores": tuple(corrupt_stores(settings.usage_dir))},
         lambda: {"refused": _refusal(settings) or health.refused},
         lambda: {} if open_store is None else _asked(open_store),
     )
@@ -152,15 +153,6 @@ def _dead_letters(directory: Path, is_late: Callable[[], bool]) -> int:
                     with os.fdopen(descriptor, "rb") as lines:
                         count += sum(1 for line in lines if line.strip())
     return count
-
-
-def _corrupt_stores(settings: Settings) -> tuple[Path, ...]:
-    """Return the damaged stores that were set aside, oldest first, without their side files."""
-    name = settings.store_path.name
-    with suppress(FileNotFoundError):
-        found = settings.usage_dir.glob(f"{name}.corrupt-*")
-        return tuple(sorted(path for path in found if not path.name.endswith(("-wal", "-shm"))))
-    return ()
 
 
 def _refusal(settings: Settings) -> str | None:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
+
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.store import (
@@ -18,6 +20,7 @@ from receipt_dynamo.store import (
 )
 
 __all__ = [
+    "COLUMNS",
     "INSERT_GAP",
     "INSERT_METRIC",
     "SUMMED",
@@ -33,17 +36,20 @@ __all__ = [
     "where_lost",
 ]
 
+_decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE_ROWS = 1000
 _MICROSECOND = timedelta(microseconds=1)
-_COLUMNS = (
+COLUMNS = (
     "service ts request_id model operation job_id batch_id github_pr user_id conversation_id "
     "environment api_calls input_tokens cached_input_tokens cache_write_tokens output_tokens "
     "reasoning_tokens cost_usd unpriced_reason failed body"
 ).split()
+"""The columns of ``metric`` behind its rowid, in the order of the table."""
+
 INSERT_METRIC = (
-    f"INSERT OR REPLACE INTO metric ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
-    f"VALUES ({', '.join('?' * len(_COLUMNS))})"
+    f"INSERT OR REPLACE INTO metric ({', '.join(COLUMNS)}) "  # noqa: S608 - our own column names
+    f"VALUES ({', '.join('?' * len(COLUMNS))})"
 )
 SUMMED = (
     "api_calls",
@@ -100,11 +106,21 @@ class Page:
             f"ORDER BY ts, service, request_id LIMIT {_PAGE_ROWS}"
         ), values
 
-    def bodies(self, rows: list[tuple[Any, ...]]) -> list[bytes]:
-        """Return the records of a page, and go on behind it."""
-        ts, service, request_id, _ = rows[-1]
-        self._last = ts, service, request_id
-        return [row[3] for row in rows]
+    def metrics(self, rows: list[tuple[Any, ...]]) -> list[AIUsageMetric]:
+        """Return the metrics of a page, and go on behind it.
+
+        Raises ValueError, msgspec.MsgspecError for a record that is not the one of its row.
+        """
+        metrics: list[AIUsageMetric] = []
+        for *identity, body in rows:
+            metric = _decode_metric(body)
+            if [_microseconds(metric.timestamp), metric.service, metric.request_id] != identity:
+                raise ValueError(f"the record of {identity} is another one")
+            metrics.append(metric)
+        if rows:
+            ts, service, request_id, _ = rows[-1]
+            self._last = ts, service, request_id
+        return metrics
 
 
 class Sums:

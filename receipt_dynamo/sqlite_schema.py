@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 
 from receipt_dynamo.errors import StoreError, StoreVersionError
 from receipt_dynamo.files import create_private_file
+from receipt_dynamo.sqlite_damage import DamagedStoreError
 
-__all__ = ["MIGRATIONS", "prepare"]
+__all__ = ["MIGRATIONS", "check_version", "has_its_tables", "prepare"]
 
 _VERSION_1 = (
     """CREATE TABLE IF NOT EXISTS metric (
@@ -42,24 +45,56 @@ _VERSION_1 = (
 )
 
 MIGRATIONS: tuple[Sequence[str], ...] = (_VERSION_1,)
-"""Entry i brings a store of version i to i + 1. ``ts`` is microseconds since 1970, UTC."""
+"""Entry i brings a store of version i to i + 1. ``ts`` is microseconds since 1970, UTC.
+
+A later version adds columns behind those that are there: salvage reads rows by their place.
+"""
+
+_HIGHEST_VERSION = 9999
+_COLUMNS = """SELECT made.name, has.name
+    FROM sqlite_master AS made, pragma_table_info(made.name) AS has WHERE made.type = 'table'"""
+
+
+def check_version(found: int, path: Path) -> None:
+    """Raise StoreVersionError for a store of a newer version than this library knows.
+
+    A number beyond any that will ever be is damage, and says nothing.
+    """
+    if len(MIGRATIONS) < found <= _HIGHEST_VERSION:
+        raise StoreVersionError(
+            f"{path} was written by a newer version of this library (store version {found}, "
+            f"this one knows {len(MIGRATIONS)}). Upgrade receipt-usage to read it."
+        )
+
+
+def has_its_tables(connection: sqlite3.Connection) -> bool:
+    """Return whether a prepared store has the tables and columns that its version makes."""
+    return _made_by(MIGRATIONS) <= set(connection.execute(_COLUMNS))
+
+
+@lru_cache(maxsize=1)
+def _made_by(migrations: tuple[Sequence[str], ...]) -> frozenset[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as model:
+        for statements in migrations:
+            for statement in statements:
+                model.execute(statement)
+        return frozenset(model.execute(_COLUMNS))
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the store to this version, within the store's lock.
 
     An older store is copied to ``<name>.v<N>`` first (the way back) and migrated in one
-    transaction. Raises StoreVersionError for a newer one, sqlite3.Error.
+    transaction. Raises StoreVersionError for a newer one, DamagedStoreError for a version that
+    cannot be, sqlite3.Error.
     """
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     wanted = len(MIGRATIONS)
     if found == wanted:
         return
-    if found > wanted:
-        raise StoreVersionError(
-            f"{path} was written by a newer version of this library (store version {found}, "
-            f"this one knows {wanted}). Upgrade receipt-usage to read it."
-        )
+    check_version(found, path)
+    if not 0 <= found < wanted:
+        raise DamagedStoreError(f"its version is given as {found}")
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         _copy(connection, path, path.with_name(f"{path.name}.v{found}"))
     connection.execute("BEGIN IMMEDIATE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,18 +98,36 @@ def test_an_unsafe_directory_is_a_fault(run: Run, usage_dir: Path) -> None:
     assert "FAULT" in run("doctor").out
 
 
-@pytest.mark.parametrize("damage", ["newer", "garbage"])
-def test_a_store_that_cannot_be_used_is_a_fault(run: Run, usage_dir: Path, damage: str) -> None:
-    """A newer store, or a file that is none."""
+def test_a_newer_store_is_a_fault(run: Run, usage_dir: Path) -> None:
+    """This version neither reads nor writes it."""
     run("report")
-    if damage == "newer":
-        store = sqlite3.connect(usage_dir / "usage.db")
+    with closing(sqlite3.connect(usage_dir / "usage.db")) as store:
         store.execute("PRAGMA user_version = 99")
-        store.close()
-    else:
-        (usage_dir / "usage.db").write_bytes(b"garbage" * 1000)
 
     assert findings(run, code=1)["store"][0] == "fault"
+
+
+def test_a_damaged_store_is_warned_of_until_it_is_looked_at(run: Run, usage_dir: Path) -> None:
+    """Before it is salvaged, and after, for as long as the damaged file lies there."""
+    with open_usage_client(Settings.from_env(drain="manual")) as client:
+        client.put_ai_usage_metric(
+            AIUsageMetric("tool", "search", "call", datetime(2026, 1, 1, tzinfo=UTC))
+        )
+    (usage_dir / "usage.db").write_bytes(b"garbage" * 1000)
+
+    mark, detail = findings(run)["store"]
+
+    assert mark == "warn"
+    assert "the next report or delivery" in detail
+    assert not list(usage_dir.glob("*.corrupt-*"))  # doctor changes nothing
+    assert run("report").code == 0
+    (aside,) = usage_dir.glob("*.corrupt-*")
+    assert findings(run)["store"][0] == "ok"
+    mark, detail = findings(run)["store set aside"]
+    assert mark == "warn"
+    assert f"rm {aside}*" in detail
+    aside.unlink()
+    assert "store set aside" not in findings(run)
 
 
 def test_what_was_set_aside_and_what_waits_elsewhere_is_warned_of(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +137,19 @@ def test_a_store_of_another_user_is_refused_in_one_line(
         assert "12345" in ran.one_error
 
 
-def test_a_store_that_is_none_is_one_line(run: Run, usage_dir: Path) -> None:
-    """A damaged file is named, and nothing is printed as if it were a report."""
+def test_a_store_that_is_damaged_is_one_line_and_the_report_goes_on(
+    run: Run, usage_dir: Path
+) -> None:
+    """What is wrong is said once; what was recorded meanwhile is shown."""
     run("report")
     (usage_dir / "usage.db").write_bytes(b"not a database" * 1000)
 
-    ran = run("report")
+    ran = run("report", "--json")
 
-    assert (ran.code, ran.out) == (1, "")
-    assert "usage.db" in ran.one_error
+    assert (ran.code, ran.json["total"]["calls"]) == (0, 0)
+    assert "usage.db was damaged" in ran.one_error
+    again = run("report")
+    assert (again.code, again.err.count("was damaged")) == (0, 0)
 
 
 def test_an_import_into_a_store_that_fails_is_one_line(
@@ -152,7 +157,8 @@ def test_an_import_into_a_store_that_fails_is_one_line(
 ) -> None:
     """Nothing is taken from the file: once the store is mended, the same import counts it once."""
     run("report")
-    (usage_dir / "usage.db").write_bytes(b"not a database" * 1000)
+    with closing(sqlite3.connect(usage_dir / "usage.db")) as store:
+        store.execute("PRAGMA user_version = 99")
 
     ran = run("import", lines(reply()))
 

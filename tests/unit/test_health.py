@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -467,9 +469,8 @@ def test_a_store_is_asked_only_on_request(
     client.flush()
     assert client.health().store_reachable is None
     assert client.health(probe=True).store_reachable is True
-    settings.store_path.write_bytes(b"no store at all " * 1000)
-    for name in ("usage.db-wal", "usage.db-shm"):
-        (settings.usage_dir / name).unlink(missing_ok=True)
+    with closing(sqlite3.connect(settings.store_path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
     for health in (client.health(probe=True), read_health(settings, probe=True)):
         assert (health.store_reachable, health.level) == (False, CRITICAL)
         assert "usage.db" in (health.store_error or "")

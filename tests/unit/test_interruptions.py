@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from receipt_dynamo import PutResult, StoreBusyError, StoreError, UsageClient, UsageQuery
-from receipt_dynamo import sqlite_store as store_module
+from receipt_dynamo import sqlite_connect as connect_module
 from receipt_dynamo.delivery import Delivery, DeliveryReport
 from receipt_dynamo.spool.reader import CHUNK_BYTES, SegmentReader
 from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line
@@ -100,7 +100,7 @@ def test_the_stores_lock_stays_with_the_thread_that_opens_the_store(
 ) -> None:
     """A handler that interrupts a migration is refused; it frees nothing."""
     store = SqliteStore(tmp_path / "usage" / "usage.db")
-    prepare = store_module.prepare
+    prepare = connect_module.prepare
 
     def interrupted(connection: sqlite3.Connection, path: Path) -> None:
         with pytest.raises(StoreBusyError, match="being opened"), store.exclusive(1):
@@ -108,7 +108,7 @@ def test_the_stores_lock_stays_with_the_thread_that_opens_the_store(
         assert store._lock.held
         prepare(connection, path)
 
-    monkeypatch.setattr(store_module, "prepare", interrupted)
+    monkeypatch.setattr(connect_module, "prepare", interrupted)
     with store.exclusive(1):
         assert store._lock.held
     assert not store._lock.held

@@ -106,18 +106,6 @@ def test_records_and_offset_are_one_transaction(
     assert (len(list(store.query(ALL))), position(store)) == (2, 200)
 
 
-def test_errors_of_sqlite_are_store_errors_wherever_they_come_up(store: SqliteStore) -> None:
-    """Also where offsets are read and pruned: callers catch one kind, and see one line."""
-    write(store, make_metric())
-    with closing(sqlite3.connect(store.path)) as connection:
-        connection.executescript("DROP TABLE ingest")
-    with store.exclusive(5):
-        with pytest.raises(StoreError, match="no such table: ingest"):
-            store.position("s.seg")
-        with pytest.raises(StoreError, match="no such table: ingest"):
-            store.prune_positions([])
-
-
 def test_offsets_of_segments_that_are_gone_are_forgotten(store: SqliteStore) -> None:
     """The table of offsets never grows beyond the segments that exist."""
     write(store, make_metric())
@@ -195,20 +183,6 @@ def test_a_newer_store_is_refused_in_one_line(store: SqliteStore) -> None:
         write(store, make_metric())
     assert "\n" not in str(read.value)
     assert store.path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "content", [b"no database at all, but long enough" * 200, b"SQLite format 3"]
-)
-def test_what_is_no_database_is_refused_in_one_line(store: SqliteStore, content: bytes) -> None:
-    """A stray file in the store's place is named and left alone."""
-    store.path.write_bytes(content)
-    store.path.chmod(0o600)
-    for question in (lambda: list(store.query(ALL)), lambda: write(store, make_metric())):
-        with pytest.raises(StoreError, match=r"usage\.db cannot be used: .*database") as caught:
-            question()
-        assert "\n" not in str(caught.value)
-    assert store.path.read_bytes() == content
 
 
 def test_a_report_that_reads_is_not_disturbed_by_what_arrives(store: SqliteStore) -> None:
