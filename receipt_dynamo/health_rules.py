@@ -63,14 +63,15 @@ def _age(health: Health, settings: Settings) -> Case:
         settings.health_warning_age_seconds,
         settings.health_critical_age_seconds,
         f"the oldest record has waited for {plain_duration(age)}",
+        " s",
     )
 
 
-def _beyond(value: float, warning: float, critical: float, text: str) -> Case:
+def _beyond(value: float, warning: float, critical: float, text: str, unit: str = "") -> Case:
     if value >= critical:
-        return HealthLevel.CRITICAL, f"{text} (critical from {critical:,g})"
+        return HealthLevel.CRITICAL, f"{text} (critical from {critical:,g}{unit})"
     if value >= warning:
-        return HealthLevel.WARNING, f"{text} (warning from {warning:,g})"
+        return HealthLevel.WARNING, f"{text} (warning from {warning:,g}{unit})"
     return None
 
 

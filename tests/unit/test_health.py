@@ -310,6 +310,7 @@ def test_the_leader_and_its_sign_of_life_are_shown(settings: Settings, clock: Fa
     clock.advance(100)
     reasons = read_health(settings, clock=clock).reasons
     assert [reason.rule for reason in reasons] == ["age", "leader"]
+    assert "2 min (warning from 60 s)" in reasons[0].text
     assert f"process {os.getpid()}" in reasons[1].text
     leader.release()
 
