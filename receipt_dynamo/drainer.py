@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from receipt_dynamo.forks import notice_fork
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.utils.clock import Clock
 
@@ -101,6 +102,7 @@ class Drainer:
         Only where there is no thread and none can be started, at interpreter shutdown, does the
         caller do the work itself. What is not done in time goes on behind the caller's back.
         """
+        notice_fork()
         job = _Job(work)
         if self._is_current() or not (self._hand_over(job) or _start_thread(job.run)):
             job.run()

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from receipt_dynamo.errors import DirectoryRefusedError, StoreBusyError
+from receipt_dynamo.forks import on_fork
 
 __all__ = [
     "FileLock",
@@ -201,4 +202,4 @@ def _forget_all() -> None:
         lock.forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+on_fork(_forget_all)

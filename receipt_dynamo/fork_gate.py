@@ -11,6 +11,8 @@ import os
 import threading
 from types import TracebackType
 
+from receipt_dynamo.forks import on_fork
+
 __all__ = ["ForkGate"]
 
 _PATIENCE_SECONDS = 10.0
@@ -27,9 +29,8 @@ class ForkGate:
         """Whether this process was forked while a thread was within: what is guarded is not to be
         used in it."""
         self._reset()
-        os.register_at_fork(
-            before=self._close, after_in_parent=self._open, after_in_child=self._in_child
-        )
+        os.register_at_fork(before=self._close, after_in_parent=self._open)
+        on_fork(self._in_child)
 
     def _in_child(self) -> None:
         self.is_unsafe = self.is_unsafe or self._inside > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from datetime import datetime
 from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.figures import Figures
+from receipt_dynamo.forks import notice_fork
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolBounds
 from receipt_dynamo.spool.leadership import Leadership
@@ -59,10 +59,10 @@ class Pipeline:
     delivering: threading.RLock = field(default_factory=threading.RLock)
     running: bool = False
     maintained: float = float("-inf")
-    pid: int = field(default_factory=os.getpid)
 
     def maintain(self) -> None:
         """Bring what lies in memory to the disk, and everything on the disk to safety."""
+        notice_fork()
         self.maintained = self.clock.monotonic()
         self.counters.spool_error = None
         try:
@@ -122,6 +122,7 @@ class Pipeline:
 
         Where another thread delivers until ``deadline`` the report stays empty and unfinished.
         """
+        notice_fork()
         report = report or DeliveryReport()
         left = max(0.0, deadline - self.clock.monotonic())
         if not self.delivering.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
@@ -167,8 +168,7 @@ class Pipeline:
 
     def figures(self) -> Figures:
         """Return what this process has done for its destination so far."""
-        if self.pid != os.getpid():  # a fork in C, which no hook saw: these are the parent's
-            self.pid, self.counters = os.getpid(), Counters()
+        notice_fork()
         spool, counters = self.spool, self.counters
         records, fsync_errors = spool.writer.counted()
         return Figures(
@@ -207,4 +207,4 @@ class Pipeline:
         self.delivering = threading.RLock()
         self.running = False
         self.spool.forget_after_fork()
-        self.pid, self.counters = os.getpid(), Counters()
+        self.counters = Counters()

@@ -24,6 +24,7 @@ from typing import TypeVar
 from receipt_dynamo.errors import StoreBusyError, StoreError
 from receipt_dynamo.files import FileLock, check_private_file, secure_directory
 from receipt_dynamo.fork_gate import ForkGate
+from receipt_dynamo.forks import notice_fork, on_fork
 from receipt_dynamo.sqlite_aside import salvaged_of
 from receipt_dynamo.sqlite_connect import (
     LogState,
@@ -75,7 +76,6 @@ class SqliteStore(SqliteReader):
         _stores.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._mutex = threading.RLock()
         # Guarded by _mutex
         self._lock = FileLock(self.path.with_name("store.lock"))
@@ -324,7 +324,8 @@ class SqliteStore(SqliteReader):
         SQLite's state is of the whole process: such a child would share its parent's without the
         parent's locks, and write over its records. It only spools; others deliver.
         """
-        if _gate.is_unsafe or self._pid != os.getpid():
+        notice_fork()
+        if _gate.is_unsafe:
             raise StoreError(
                 f"the store {self.path} cannot be used in this process: it was forked while SQLite "
                 "was in use. What it records is in the spool, and is delivered by others."
@@ -365,4 +366,4 @@ def _forget_all() -> None:
         store.forget_after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+on_fork(_forget_all)

@@ -32,6 +32,7 @@ import msgspec
 from receipt_dynamo.errors import DirectoryRefusedError
 from receipt_dynamo.figures import Figures
 from receipt_dynamo.files import FileLock, create_private_file, secure_directory
+from receipt_dynamo.forks import notice_fork, on_fork
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.stats_files import (
     TOTAL,
@@ -73,13 +74,11 @@ class StatsFile:
         self._directory = directory
         self._clock = clock
         self._descriptor: int | None = None
-        self._raw = Figures()
         self._forget(Figures())
         _files.add(self)
 
     def _forget(self, before: Figures) -> None:
         """Begin anew: count from ``before``, which is in another file or another process's."""
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         # Guarded by _lock
         self._busy = False
@@ -104,13 +103,9 @@ class StatsFile:
         self._forget(Figures())
 
     def current(self, figures: Figures) -> Figures:
-        """Return ``figures`` of this process less what another file has, with the times of changes.
-
-        A fork in C, which no hook saw, is noticed here: what the parent counted stays the parent's.
-        """
-        self._check_fork()
+        """Return ``figures`` of this process less what another file has, with times of changes."""
+        notice_fork()
         with self._lock:
-            self._raw = figures
             own, seen, now = figures.minus(self._before), self._seen, self._clock.now()
             last_record = seen.last_record
             if own.recorded() > seen.recorded():  # its own time, if it was put since the last look
@@ -130,14 +125,9 @@ class StatsFile:
             )
             return self._seen
 
-    def _check_fork(self) -> None:
-        if self._pid != os.getpid():
-            # What else is counted notices such a fork by itself, and has begun at zero.
-            self._forget(Figures(dropped=self._raw.dropped))
-
     def save(self, figures: Figures, *, at_once: bool = False) -> None:
         """Keep ``figures``, once a second at most unless ``at_once``, and only what is new."""
-        self._check_fork()
+        notice_fork()
         with self._lock:
             if self._busy:
                 return
@@ -186,14 +176,14 @@ class StatsFile:
 
     def together(self, figures: Figures) -> Figures:
         """Return what all processes have done since the spool was made. Raises nothing."""
-        self._check_fork()
+        notice_fork()
         with self._lock:
             own = self.current(figures)
             return read_stats(self._directory, besides=self.name).plus(own)
 
     def retire(self, figures: Figures) -> None:
         """Save, and give up the file; what is counted later goes into another. Then merge."""
-        self._check_fork()
+        notice_fork()
         with self._lock:
             self.save(figures, at_once=True)
             descriptor = self._descriptor
@@ -323,4 +313,4 @@ def _forget_all() -> None:
         file.forget_after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+on_fork(_forget_all)

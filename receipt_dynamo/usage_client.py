@@ -6,7 +6,6 @@ The client of the embedded store is this class; the client of a DynamoDB table d
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.errors import ConfigurationError
 from receipt_dynamo.file_systems import warn_of_risk
 from receipt_dynamo.files import secure_directory
+from receipt_dynamo.forks import on_fork
 from receipt_dynamo.health import FlushReport, Health, PutResult
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
@@ -368,4 +368,4 @@ def _forget_all() -> None:
 
 
 atexit.register(_flush_all)
-os.register_at_fork(after_in_child=_forget_all)
+on_fork(_forget_all)

@@ -10,6 +10,7 @@ import msgspec
 
 from receipt_dynamo.drops import DropTally
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
+from receipt_dynamo.forks import notice_fork
 from receipt_dynamo.health import PutResult
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolFullError
@@ -111,6 +112,7 @@ class Spool:
         cost_usd: Decimal | None = None,
     ) -> None:
         """Count one loss; it is written as a gap at once, or with the next. Raises nothing."""
+        notice_fork()
         self.drops.add(
             reason,
             service=service,

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from receipt_dynamo.files import secure_directory, sync_directory
+from receipt_dynamo.forks import notice_fork, on_fork
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.active import LINE_OVERHEAD, ActiveSegment, create_segment
 from receipt_dynamo.spool.bounds import Allowance, SpoolBounds
@@ -104,7 +105,7 @@ class SpoolWriter:
         """
         line = encode_line(payload)
         if self._pid != os.getpid():  # a fork in C, which no at-fork hook saw
-            self.forget_after_fork()
+            notice_fork()
         with self._lock:
             self._busy += 1
             try:
@@ -126,7 +127,7 @@ class SpoolWriter:
 
     def refill(self) -> None:
         """Renew the grant off the recording path. Raises SpoolFullError, OSError."""
-        self._check_fork()
+        notice_fork()
         self._allowance.refill()
 
     def _wait_for_disk(self, commit: _Commit, count: int) -> None:
@@ -213,7 +214,7 @@ class SpoolWriter:
         Raises OSError; after a failed fdatasync the segment is sealed. A segment that somebody has
         removed is written anew. A handler within an append of its own thread leaves it to others.
         """
-        self._check_fork()
+        notice_fork()
         if self._holds_lock():
             return
         with self._sync_lock:
@@ -287,14 +288,10 @@ class SpoolWriter:
             with suppress(OSError):
                 os.close(descriptor)
 
-    def _check_fork(self) -> None:
-        if self._pid != os.getpid():
-            self.forget_after_fork()
-
     @contextmanager
     def _held(self) -> Iterator[None]:
         """Hold the lock; what was sealed is closed when the outermost holder of it is done."""
-        self._check_fork()
+        notice_fork()
         with self._lock:
             self._busy += 1
             try:
@@ -329,4 +326,4 @@ def _forget_all() -> None:
         writer.forget_after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+on_fork(_forget_all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import traceback
@@ -138,6 +139,14 @@ def quiet_fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def fork_in_c() -> int:
+    """Fork as a program in C does that embeds Python: no hook of Python's runs in the child.
+
+    No other thread may be busy: one that waits for the interpreter would leave its lock behind.
+    """
+    return int(ctypes.PyDLL(None).fork())
 
 
 def in_fork(work: Callable[[], object], *, timeout: float = 20.0) -> int:

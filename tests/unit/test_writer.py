@@ -17,7 +17,7 @@ from receipt_dynamo.spool import writer as writer_module
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
 from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line, format_header
 from receipt_dynamo.spool.writer import SpoolWriter
-from tests.support import in_fork, only_segment, payloads_of, quiet_fork
+from tests.support import fork_in_c, in_fork, only_segment, payloads_of
 
 
 @pytest.fixture
@@ -293,18 +293,13 @@ def test_a_child_goes_on_in_a_segment_of_its_own(writer: SpoolWriter, tmp_path: 
     assert len(everything(tmp_path / "spool")) == 3
 
 
-def test_a_fork_that_no_hook_saw_is_noticed(
-    writer: SpoolWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fork_that_no_hook_saw_is_noticed(writer: SpoolWriter, tmp_path: Path) -> None:
     """uWSGI forks in C: the child notices by its process id before it writes."""
     writer.append(b'{"parent":1}')
     mine = writer.active_segment
-    monkeypatch.setattr(writer, "forget_after_fork", lambda: None)  # what the hook would call
-    monkeypatch.setattr(writer_module, "_writers", [])
-    pid = quiet_fork()
+    pid = fork_in_c()
     if pid == 0:
         try:
-            monkeypatch.undo()
             writer.append(b'{"child":1}')
             os._exit(0 if writer.active_segment != mine else 3)
         finally:
