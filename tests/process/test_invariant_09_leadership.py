@@ -5,7 +5,6 @@ Ticks are those of the processes themselves, made short: what counts is how many
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
@@ -25,7 +24,7 @@ from receipt_dynamo.spool.leadership import STALE_SECONDS, Leadership, read_hear
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.store import Batch, UsageStore, WriteOutcome
-from tests.support import make_metric
+from tests.support import fork_in_c, make_metric
 from tests.support.file_store import FileStore
 from tests.support.ledger import (
     assert_ledger,
@@ -92,9 +91,8 @@ def leave_a_child_behind(tell: Tell, directory: Path, name: str, store: str) -> 
     client = take_part(tell, directory, name, STORES[store](directory))
     while client.health().delivered == 0:
         time.sleep(0.001)
-    libc = ctypes.PyDLL(None)
-    if (child := libc.fork()) == 0:
-        libc.pause()
+    if (child := fork_in_c()) == 0:
+        signal.pause()
     tell(f"child {child}")
     signal.pause()
     client.close()
