@@ -36,7 +36,7 @@ from tests.support.ledger import (
 )
 from tests.support.zygote import PATIENCE_SECONDS, Tell, Worker, Zygote
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STORES: dict[str, Callable[[Path], UsageStore]] = {
     "sqlite": lambda directory: SqliteStore(directory / "usage.db"),

@@ -19,7 +19,7 @@ from tests.support import fork_in_c, make_metric, quiet_fork
 from tests.support.ledger import assert_ledger, read_ledger
 from tests.support.zygote import Tell, Zygote
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FORKS = 60
 

@@ -17,7 +17,7 @@ import pytest
 from receipt_dynamo import Settings, open_usage_client
 from tests.support.zygote import PATIENCE_SECONDS, ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
 

@@ -14,7 +14,7 @@ from receipt_dynamo import PutResult, Settings, UsageQuery, open_usage_client
 from tests.support import make_metric, stored_ids
 from tests.support.zygote import Tell, Zygote
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RECORDS = 4000
 
