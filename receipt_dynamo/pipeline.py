@@ -170,15 +170,14 @@ class Pipeline:
         """Return what this process has done for its destination so far."""
         notice_fork()
         spool, counters = self.spool, self.counters
-        records, fsync_errors = spool.writer.counted()
         return Figures(
-            stored=records + counters.past_disk,
+            stored=spool.writer.records + counters.past_disk,
             memory=len(spool.ring),
             dropped=dict(spool.drops.by_reason()),
             delivered=counters.delivered,
             dead=counters.dead,
             corrupt_lines=counters.damaged_lines,
-            fsync_errors=fsync_errors,
+            fsync_errors=spool.writer.fsync_errors,
             last_record=spool.last_record,
             last_delivery=counters.last_delivery,
             last_error=counters.last_error or counters.spool_error or spool.last_error,

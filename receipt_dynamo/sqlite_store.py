@@ -11,7 +11,6 @@ of it, and the write or the question is done again.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time

@@ -86,13 +86,6 @@ class SpoolWriter:
         active = self._active
         return None if active is None else active.path
 
-    def counted(self) -> tuple[int, int]:
-        """Return how many records this process has stored, and how many of its syncs failed.
-
-        None of its parent's: after a fork in C, which no at-fork hook saw, both begin at zero.
-        """
-        return (self.records, self.fsync_errors) if self._pid == os.getpid() else (0, 0)
-
     def append(self, payload: bytes, count: int = 1, *, wait: bool = True) -> None:
         """Write one record; it adds ``count`` to ``records``.
 
