@@ -110,7 +110,8 @@ class Allowance:
             return
         now = time.monotonic()
         if self._refusal is not None and now - self._refusal[0] < _REFUSED_SECONDS:
-            raise self._refusal[1]
+            # A new error: one that is raised again keeps the frames of all that it went through.
+            raise SpoolFullError(self._refusal[1].reason, str(self._refusal[1]))
         self._need = need
         try:
             granted = self._bounds.grant(need)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from receipt_dynamo.spool import writer as writer_module
+from receipt_dynamo.spool.bounds import SpoolBounds, SpoolFullError
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
 from receipt_dynamo.spool.segment import HEADER_BYTES, encode_line, format_header
 from receipt_dynamo.spool.writer import SpoolWriter
@@ -341,3 +342,16 @@ def test_a_forgotten_writer_frees_its_segment_only_when_sealed(
     with SegmentReader(only_segment(tmp_path / "spool")) as segment:
         assert segment.is_sealed()
     gc.collect()
+
+
+def test_what_the_bounds_refuse_piles_up_nothing(tmp_path: Path) -> None:
+    """Each refused append gets an error of its own: none grows by the frames of all before it."""
+    bounds = SpoolBounds(tmp_path / "spool", max_bytes=0, min_free_bytes=0, grant_bytes=4096)
+    writer = SpoolWriter(tmp_path / "spool", 4096, bounds)
+    lengths = []
+    for _ in range(5):
+        with pytest.raises(SpoolFullError) as refused:
+            writer.append(b"{}")
+        assert refused.value.reason == "max_bytes"
+        lengths.append(len(refused.traceback))
+    assert len(set(lengths[1:])) == 1
