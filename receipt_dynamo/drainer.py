@@ -10,7 +10,7 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
 from receipt_dynamo.forks import notice_fork
@@ -39,8 +39,9 @@ class _Job:
     def run(self) -> None:
         try:
             self._work()
-        except Exception:
-            _log.exception("the drainer goes on after an error of its own")
+        except BaseException:  # whoever waits raises nothing, and the thread goes on
+            if not sys.is_finalizing():  # then modules lose their names, in whatever order
+                _log.exception("the drainer goes on after an error of its own")
         finally:
             self.done.set()
 
@@ -51,6 +52,9 @@ class _Wake:
 
 class _Stop:
     """The thread is to end."""
+
+
+_Message = _Job | _Wake | _Stop
 
 
 class Drainer:
@@ -69,25 +73,28 @@ class Drainer:
 
     def reset(self) -> None:
         """Forget the thread: the child of a fork has none."""
-        self._inbox: SimpleQueue[_Job | _Wake | _Stop] = SimpleQueue()
+        self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.RLock()
         self._takes_jobs = False  # guarded by _starting
+        self._next_start = float("-inf")
+        self._resting = False  # the thread waits for a message, and holds nothing
         self.idle = False
         self.started = False
 
     def start(self) -> None:
-        """Start the thread unless it runs. At interpreter shutdown there is none; that is fine.
-
-        A finaliser may record that late, when the interpreter lets no new thread run.
+        """Start the thread unless it runs. Where none can be started (the system has too many, the
+        interpreter shuts down) it is tried again, once a second at most.
         """
         with self._starting:
-            if self.started:
+            now = self._clock.monotonic()
+            if self.started or now < self._next_start:
                 return
-            self.started = True
-            self._ended.clear()
-            self._takes_jobs = _start_thread(self._run)
+            self._next_start = now + TICK_SECONDS
+            self.started = True  # for a handler that interrupts here
+            self._ended = threading.Event()
+            self._takes_jobs = self.started = _start_thread(self._run)
 
     def notify(self) -> None:
         """Tell the thread that a record has arrived. Costs nothing while it is awake."""
@@ -101,10 +108,17 @@ class Drainer:
         A disk that hangs or a lock that is held keeps a thread of ours waiting, not the caller.
         Only where there is no thread and none can be started, at interpreter shutdown, does the
         caller do the work itself. What is not done in time goes on behind the caller's back.
+
+        Once the interpreter finalises, no other thread runs: one that was frozen within its work
+        may hold locks, and so nothing is done, at once.
         """
         notice_fork()
         job = _Job(work)
-        if self._is_current() or not (self._hand_over(job) or _start_thread(job.run)):
+        if sys.is_finalizing():
+            if self._takes_jobs and not self._resting:
+                return False
+            job.run()
+        elif self._is_current() or not (self._hand_over(job) or _start_thread(job.run)):
             job.run()
         return job.done.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
@@ -118,6 +132,8 @@ class Drainer:
         """Ask the thread to end and wait for it; return whether it has ended."""
         if not self._takes_jobs:
             return True
+        if sys.is_finalizing():
+            return False
         self._inbox.put(_Stop())
         return self._is_current() or self._ended.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
@@ -126,39 +142,59 @@ class Drainer:
 
     def _run(self) -> None:
         self._thread = threading.current_thread()
-        stopping, rest, last = False, None, self._clock.monotonic()
-        while not stopping:
+        ended = self._ended
+        try:
+            self._serve()
+        finally:  # whatever ended it, the next record starts another
+            with self._starting:
+                self._takes_jobs = self.started = self.idle = False
+                self._thread = None
+                left = self._take_messages()
+            try:
+                self._handle(left)
+            finally:
+                ended.set()
+
+    def _serve(self) -> None:
+        """Do what is asked for, and tick, until told to stop."""
+        rest, last = None, self._clock.monotonic()
+        while True:
             self.idle = rest is None
-            first = self._clock.receive(self._inbox, rest or TICK_SECONDS)
+            first = self._receive(rest or TICK_SECONDS)
             self.idle = False
             if isinstance(first, _Wake):  # the first of many: let a batch gather
-                first = self._clock.receive(self._inbox, LINGER_SECONDS)
-            stopping = self._handle(first)
-            if not stopping:
-                delivered = self._tick_safely()
-                now = self._clock.monotonic()
-                rest, last = _rest(delivered, now - last), now
-        with self._starting:
-            self._takes_jobs = self.started = False
-            self._thread = None
-        self._handle(None)  # what was handed over meanwhile
-        self._ended.set()
+                first = self._receive(LINGER_SECONDS)
+            if self._handle([first, *self._take_messages()]):
+                return
+            delivered = self._tick_safely()
+            now = self._clock.monotonic()
+            rest, last = _rest(delivered, now - last), now
 
-    def _handle(self, message: _Job | _Wake | _Stop | None) -> bool:
-        """Do what the messages say that lie there; return whether one of them is to stop."""
+    def _receive(self, timeout: float) -> _Message | None:
+        self._resting = True
+        message = self._clock.receive(self._inbox, timeout)
+        self._resting = False
+        return message
+
+    def _take_messages(self) -> list[_Message]:
+        messages = []
+        while not self._inbox.empty():
+            messages.append(self._inbox.get())
+        return messages
+
+    def _handle(self, messages: Iterable[_Message | None]) -> bool:
+        """Do what the messages say; return whether one of them is to stop."""
         stopping = False
-        while True:
+        for message in messages:
             if isinstance(message, _Job):
                 message.run()
             stopping = stopping or isinstance(message, _Stop)
-            if self._inbox.empty():
-                return stopping
-            message = self._inbox.get()
+        return stopping
 
     def _tick_safely(self) -> int:
         try:
             return self._tick()
-        except Exception:
+        except BaseException:  # SystemExit as well: it would end the thread, and nothing else
             _log.exception("the drainer goes on after an error of its own")
             return 0
 

@@ -308,12 +308,18 @@ def _let_go(pipeline: Pipeline) -> None:
 
 
 def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
-    """When a client is garbage: never wait; what it spooled is the next one's to send."""
+    """When a client is garbage: never wait; what it spooled is the next one's to send.
+
+    Whoever lets go of it last, or whom the collector interrupts, may be anybody: the work is done
+    in a thread, for its disk may hang.
+    """
+
+    def finish() -> None:
+        pipeline.maintain()
+        _let_go(pipeline)
+
+    drainer.call(finish, 0.0)
     drainer.stop(0.0)
-    pipeline.maintain()
-    pipeline.spool.writer.close()
-    pipeline.leader.release()
-    pipeline.retire_stats()
 
 
 def check_destination(settings: Settings) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from receipt_dynamo import PutResult, StoreError, UsageClient
+from receipt_dynamo import PutResult, Settings, StoreError, UsageClient, open_usage_client
 from receipt_dynamo import drainer as drainer_module
 from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.spool.reader import list_segments
 from receipt_dynamo.sqlite_store import SqliteStore
+from receipt_dynamo.utils.clock import SystemClock
 from tests.support import FakeClock, make_metric, stored_ids
 
 Open = Callable[..., UsageClient]
@@ -112,6 +115,130 @@ def test_a_job_is_done_once_however_the_thread_ends() -> None:
         assert drainer.call(lambda: ran.append(1), 30.0)  # noqa: B023 - called before the next
         stopper.join()
         assert ran == [1]
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), RuntimeError("no")])
+def test_whatever_is_raised_in_the_thread_does_not_end_it(error: BaseException) -> None:
+    """A log handler that calls sys.exit() would else end delivery while the process runs on."""
+    ticked = threading.Event()
+    errors = [error, None]
+
+    def tick() -> int:
+        if errors and (raised := errors.pop(0)):
+            raise raised
+        ticked.set()
+        return 0
+
+    def fail() -> None:
+        raise error
+
+    drainer = Drainer(tick, FakeClock())
+    drainer.start()
+    assert drainer.call(fail, 30.0)
+    assert ticked.wait(30)
+    assert drainer.call(lambda: None, 30.0)
+    assert drainer.stop(30.0)
+
+
+def test_a_thread_that_died_all_the_same_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it, and the next record starts another."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    class Broken(FakeClock):
+        broken = True
+
+        def receive(self, inbox: Any, timeout: float) -> Any:
+            if self.broken:
+                raise SystemExit
+            return super().receive(inbox, timeout)
+
+    drainer = Drainer(lambda: 0, broken := Broken())
+    drainer.start()
+    assert drainer._ended.wait(30)
+    assert drainer.stop(30.0)
+    assert not drainer.started
+    broken.broken = False
+    broken.advance(1.0)
+    drainer.start()
+    assert drainer.call(lambda: None, 30.0)
+    assert drainer.stop(30.0)
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
+    """A system that has too many threads for a moment; a second later, and not with each record."""
+    tries: list[int] = []
+
+    def refuse(*_: object) -> None:
+        tries.append(1)
+        raise RuntimeError("can't start new thread")
+
+    drainer = Drainer(lambda: 0, clock)
+    with monkeypatch.context() as full:
+        full.setattr(drainer_module._thread, "start_new_thread", refuse)
+        for _ in range(3):
+            drainer.start()
+        assert (len(tries), drainer.started) == (1, False)
+    clock.advance(1.0)
+    drainer.start()
+    assert drainer.started
+    assert drainer.stop(30.0)
+
+
+def test_when_the_interpreter_finalises_nobody_waits_for_a_frozen_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Frozen within its work it may hold locks: nothing is done. Frozen while it waited for work it
+    holds none: the caller does it."""
+    within, go_on, ran = threading.Event(), threading.Event(), []
+
+    def tick() -> int:
+        within.set()
+        assert go_on.wait(30)
+        return 0
+
+    drainer = Drainer(tick, SystemClock())
+    drainer.start()
+    drainer.notify()
+    assert within.wait(30)
+    with monkeypatch.context() as shutdown:
+        shutdown.setattr(drainer_module.sys, "is_finalizing", lambda: True)
+        assert not drainer.call(lambda: ran.append("frozen"), 300.0)
+        assert not drainer.stop(300.0)
+    go_on.set()
+    assert drainer.stop(30.0)
+    drainer._takes_jobs = drainer._resting = True
+    with monkeypatch.context() as shutdown:
+        shutdown.setattr(drainer_module.sys, "is_finalizing", lambda: True)
+        assert drainer.call(lambda: ran.append("resting"), 300.0)
+    assert ran == ["resting"]
+
+
+def test_whoever_lets_go_of_a_client_waits_for_no_disk(
+    monkeypatch: pytest.MonkeyPatch, hanging: Hanging, tmp_path: Path
+) -> None:
+    """The last reference may go anywhere, and the collector runs in any thread."""
+    client = open_usage_client(Settings(usage_dir=tmp_path / "usage", drain="manual"))
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+    real, main = os.fdatasync, threading.get_ident()
+
+    def sync(descriptor: int) -> None:
+        assert threading.get_ident() != main, "a caller waits for the disk"
+        if not hanging.released.is_set():
+            hanging.reached.set()
+            hanging.released.wait(30)
+        real(descriptor)
+
+    with monkeypatch.context() as hung:
+        hung.setattr(os, "fdatasync", sync)
+        del client
+        gc.collect()
+        assert hanging.reached.wait(30)
+        hanging.released.set()
+        for thread in threading.enumerate():
+            if thread.name == "receipt-usage":
+                thread.join(30)
 
 
 def test_the_thread_rests_until_fifty_records_have_gathered() -> None:
