@@ -29,6 +29,7 @@ __all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport", "LeadLostError"]
 
 BATCH_RECORDS = 500
 _BUSY_SECONDS = 60.0  # how long to wait for a store that others use
+_ROOM_SECONDS = 1.0  # the same, where the next round tries again
 _MEMORY = "memory"  # what stands for a segment's name where records come out of memory
 _UNBORN_SECONDS = 60.0  # a segment that has no name after this has no writer either
 _SLICE_SECONDS = 0.5  # how long one drainer keeps the store before others may have it
@@ -104,25 +105,27 @@ class Delivery:
             self._prune(deadline)
         return report
 
-    def drop_oldest(self, excess: int, spool: Spool) -> None:
-        """Remove sealed segments, oldest first, until ``excess`` bytes are gone.
+    def drop_oldest(self, excess: Callable[[], int], spool: Spool) -> None:
+        """Remove sealed segments, oldest first, for as long as ``excess()`` bytes are too many.
 
-        What they held and no store has is counted as lost, record by record. Raises StoreError.
+        It is asked anew for each, for other processes make room as well, and one that delivers.
+        What the segments held and no store has is counted as lost, record by record. Raises
+        StoreError.
         """
         for path in list_segments(self._directory):
-            if excess <= 0:
-                return
             with (
                 suppress(FileNotFoundError, UnknownFormatError),
                 SegmentReader(path) as segment,
-                self._store.exclusive(_BUSY_SECONDS),
+                self._store.exclusive(_ROOM_SECONDS),
             ):
+                if excess() <= 0:
+                    return
                 if segment.is_gone() or not segment.is_sealed():
                     continue
-                size = segment.size()
                 self._count_unsent(segment, spool)
                 segment.remove()
-                excess -= size
+                with suppress(OSError):
+                    spool.write_gaps()
 
     def deliver_memory(self, ring: MemoryRing, report: DeliveryReport) -> None:
         """Bring what lies in memory into the store, past a disk that refuses it.

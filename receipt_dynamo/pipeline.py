@@ -73,11 +73,13 @@ class Pipeline:
 
     def tick(self, progress: Callable[[int], None] | None = None) -> int:
         """One round of the background thread; return how many records it delivered."""
-        if self.clock.monotonic() - self.maintained >= MAINTAIN_SECONDS:
-            if self.drops_oldest:
-                self.make_room()
+        is_due = self.clock.monotonic() - self.maintained >= MAINTAIN_SECONDS
+        if is_due:
             self.maintain()
-        return 0 if self.external else self.lead(progress)
+        delivered = 0 if self.external else self.lead(progress)
+        if is_due and self.drops_oldest:  # what could be delivered is gone by now
+            self.make_room()
+        return delivered
 
     def lead(self, progress: Callable[[int], None] | None = None) -> int:
         """Deliver if this process leads, or can take the lead; return how many records.
@@ -100,11 +102,10 @@ class Pipeline:
     def make_room(self) -> None:
         """Remove the oldest segments where the bound leaves no room; count what they held."""
         try:
-            excess = self.bounds.excess()
-            if excess > 0 and self.delivering.acquire(blocking=False):
+            if self.bounds.excess() > 0 and self.delivering.acquire(blocking=False):
                 try:
                     if not self.running:
-                        self.delivery.drop_oldest(excess, self.spool)
+                        self.delivery.drop_oldest(self.bounds.excess, self.spool)
                 finally:
                     self.delivering.release()
         except (UsageError, OSError) as error:

@@ -26,7 +26,7 @@ from receipt_dynamo.health import FlushReport, Health, PutResult
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
 from receipt_dynamo.settings import Settings
-from receipt_dynamo.spool.bounds import SpoolBounds
+from receipt_dynamo.spool.bounds import SpoolBounds, segment_size
 from receipt_dynamo.spool.leadership import Heartbeat, Leadership, read_heartbeat
 from receipt_dynamo.spool.pending import backlog, count_left, left_of, pending_records
 from receipt_dynamo.spool.spool import Spool
@@ -58,15 +58,14 @@ class UsageClient:
         secure_directory(settings.usage_dir)
         secure_directory(settings.usage_dir / "spool")
         directory = secure_directory(settings.spool_dir)
+        segment_bytes = segment_size(settings.segment_bytes, settings.max_bytes)
         bounds = SpoolBounds(
             directory,
             max_bytes=settings.max_bytes,
             min_free_bytes=settings.min_free_bytes,
-            grant_bytes=settings.segment_bytes,
+            grant_bytes=segment_bytes,
         )
-        writer = SpoolWriter(
-            directory, settings.segment_bytes, bounds, fsync=settings.durability == "fsync"
-        )
+        writer = SpoolWriter(directory, segment_bytes, bounds, fsync=settings.durability == "fsync")
         self._pipeline = Pipeline(
             spool=Spool(writer, self._clock),
             delivery=Delivery(directory, store, self._clock),

@@ -16,10 +16,11 @@ from pathlib import Path
 from receipt_dynamo.files import secure_directory
 from receipt_dynamo.spool.reader import list_segments, spool_bytes
 
-__all__ = ["Allowance", "SpoolBounds", "SpoolFullError", "default_min_free"]
+__all__ = ["Allowance", "SpoolBounds", "SpoolFullError", "default_min_free", "segment_size"]
 
 _MIN_FREE_BYTES = 256 << 20
 _MIN_FREE_SHARE = 0.02
+_LEAST_SEGMENT_BYTES = 4096
 _REFUSED_SECONDS = 1.0  # how long a refusal of the bounds is believed without asking again
 
 
@@ -34,6 +35,14 @@ class SpoolFullError(OSError):
 def default_min_free(total_bytes: int) -> int:
     """Return what must stay free on a disk of ``total_bytes``: 256 MiB or 2 %, the larger."""
     return max(_MIN_FREE_BYTES, int(total_bytes * _MIN_FREE_SHARE))
+
+
+def segment_size(segment_bytes: int, max_bytes: int) -> int:
+    """Return after how many bytes to begin a new segment: an eighth of the bound at most.
+
+    Only whole segments can make room, and only sealed ones: one that filled the bound never would.
+    """
+    return min(segment_bytes, max(_LEAST_SEGMENT_BYTES, max_bytes // 8))
 
 
 class SpoolBounds:

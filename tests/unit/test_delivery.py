@@ -414,6 +414,21 @@ def test_a_damaged_line_that_is_read_again_counts_once(tmp_path: Path) -> None:
     assert store.dropped(UsageQuery()).by_reason == {"corrupt": 1}
 
 
+def test_no_more_goes_than_has_to(bench: Bench) -> None:
+    """Another process may make room meanwhile: before each segment it is asked for anew."""
+    bench.spool("a")
+    bench.spool("b")
+    bench.spool("c")
+    answers = iter([1, 0])
+    spool = Spool(SpoolWriter(bench.directory, 1 << 22), bench.clock)
+    bench.delivery.drop_oldest(lambda: next(answers), spool)
+    assert spool.drops.take(NOON) == [], "the loss is in the spool as soon as the segment is gone"
+    spool.writer.seal()
+    bench.run()
+    assert bench.stored == ["b", "c"]
+    assert bench.store.dropped(UsageQuery()).by_reason == {"drop_oldest": 1}
+
+
 def test_a_segment_that_makes_room_counts_all_it_held(bench: Bench) -> None:
     """Sound records with their figures, unreadable and damaged ones by number, gaps as they are."""
     writer = bench.spool("a", "b", seal=False)
@@ -422,7 +437,7 @@ def test_a_segment_that_makes_room_counts_all_it_held(bench: Bench) -> None:
     writer.seal()
     damage(only_segment(bench.directory), HEADER_BYTES + 20, b"?")
     spool = Spool(SpoolWriter(bench.directory, 1 << 22), bench.clock)
-    bench.delivery.drop_oldest(1, spool)
+    bench.delivery.drop_oldest(lambda: 1, spool)
     spool.write_gaps()
     spool.writer.seal()
     bench.run()

@@ -243,6 +243,40 @@ def test_the_oldest_go_first_where_that_is_chosen(open_client: Open) -> None:
     assert kept == [f"{n:04}" for n in range(dropped.count, 400)]
 
 
+def test_nothing_goes_while_there_is_room(open_client: Open) -> None:
+    """A bound that is no larger than a segment is one all the same: what fits is delivered."""
+    client = open_client(max_bytes=4 << 20, overflow="drop_oldest")
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+    client._pipeline.spool.writer.seal()
+    client._pipeline.make_room()
+    assert stored_ids(client) == ["a"]
+    assert client.dropped().count == 0
+
+
+def test_a_bound_smaller_than_a_segment_lets_the_oldest_go(open_client: Open) -> None:
+    """A segment is an eighth of the bound at most: only sealed ones can make room."""
+    client = open_client(max_bytes=64 << 10, overflow="drop_oldest")
+    for n in range(1000):
+        client.put_ai_usage_metric(make_metric(request_id=f"{n:04}"))
+        if n % 10 == 9:
+            client._pipeline.make_room()
+            client._pipeline.maintain()
+    kept = stored_ids(client)
+    assert client.dropped().by_reason == {"drop_oldest": 1000 - len(kept)}
+    assert kept[-1] == "0999"
+
+
+def test_what_can_be_delivered_makes_room_by_itself(open_client: Open) -> None:
+    """A round delivers before it removes anything."""
+    client = open_client(max_bytes=16 << 10, overflow="drop_oldest")
+    for n in range(100):
+        client.put_ai_usage_metric(make_metric(request_id=f"{n:03}"))
+    assert client._pipeline.bounds.excess() > 0
+    client.ship()
+    assert len(stored_ids(client)) == 100
+    assert client.dropped().count == 0
+
+
 def test_drops_are_written_at_once_then_once_a_second(tmp_path: Path, clock: FakeClock) -> None:
     """A storm of drops costs one gap record a second, and the first one none of its time."""
     settings = Settings(usage_dir=tmp_path / "u", drain="manual")
