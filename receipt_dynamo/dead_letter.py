@@ -103,7 +103,7 @@ def _legible_fields(record: str) -> dict[str, Any]:
     """Return the fields that a metric could have, of a record that is none as a whole."""
     try:
         found = msgspec.json.decode(record)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return {}
     if not isinstance(found, Mapping):
         return {}

@@ -17,7 +17,7 @@ import msgspec
 
 from receipt_dynamo.dead_letter import DeadLetter
 from receipt_dynamo.errors import DeadLetterError
-from receipt_dynamo.files import secure_directory
+from receipt_dynamo.files import READ_FLAGS, secure_directory
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.payload import encode_payload
 from receipt_dynamo.settings import Settings
@@ -28,7 +28,6 @@ from receipt_dynamo.utils.clock import Clock, SystemClock
 __all__ = ["DeadLetters"]
 
 _LOCK_SECONDS = 10.0
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe in the way
 _CHANGE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _log = safe_logger("receipt_dynamo.dead_letters")
 
@@ -239,7 +238,7 @@ def _files_of(directory: Path, suffix: str) -> list[Path]:
 def _read(path: Path) -> bytes:
     """Return what a file holds. What is no file, or cannot be read, is named and left alone."""
     try:
-        descriptor = os.open(path, _READ)
+        descriptor = os.open(path, READ_FLAGS)
         try:
             return os.read(descriptor, os.fstat(descriptor).st_size)
         finally:

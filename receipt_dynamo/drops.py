@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from receipt_dynamo.entities.checks import check_money
+from receipt_dynamo.entities.checks import check_count, check_money
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.entities.request_id import mint_request_id
 from receipt_dynamo.store import add_exactly
@@ -17,6 +17,7 @@ __all__ = ["DropTally"]
 
 
 _NAME_CHARACTERS = 256
+_UNKNOWN = "unknown"  # a reason that is none
 
 
 @dataclass(slots=True)
@@ -49,9 +50,12 @@ class DropTally:
         """Count one lost record; return how many were lost for this reason since the start.
 
         A name too long for any metric is left out, for a gap has to fit into the spool, and so is
-        an amount that no metric could have.
+        a figure that no metric could have: the loss itself must not be lost. Raises nothing.
         """
-        service, model = _name(service and service.lower()), _name(model)
+        reason = _name(reason) or _UNKNOWN
+        service, model = _name(service), _name(model)
+        service = service and service.lower()
+        input_tokens, output_tokens = _count(input_tokens), _count(output_tokens)
         cost_usd = _amount(cost_usd)
         with self._lock:
             lost = self._unwritten.setdefault((reason, service, model), _Lost())
@@ -100,15 +104,22 @@ class DropTally:
             lost.cost_usd = add_exactly(lost.cost_usd, gap.cost_usd)
 
 
-def _name(text: str | None) -> str | None:
+def _name(text: object) -> str | None:
     """Return a service or model as metrics have it, or None."""
-    if text is None or len(text) > _NAME_CHARACTERS:
+    if not isinstance(text, str) or len(text) > _NAME_CHARACTERS:
         return None
-    return text.strip() or None
+    return text.encode("utf-8", "replace").decode().strip() or None
 
 
-def _amount(cost: Decimal | None) -> Decimal | None:
+def _count(tokens: object) -> int:
+    try:
+        return check_count("tokens", tokens) or 0
+    except Exception:  # whatever a caller passes
+        return 0
+
+
+def _amount(cost: object) -> Decimal | None:
     try:
         return check_money("cost_usd", cost)
-    except ValueError:
+    except Exception:
         return None

@@ -21,6 +21,7 @@ from receipt_dynamo.errors import DirectoryRefusedError, StoreBusyError
 from receipt_dynamo.forks import on_fork
 
 __all__ = [
+    "READ_FLAGS",
     "FileLock",
     "check_private_file",
     "create_private_file",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+READ_FLAGS = os.O_RDONLY | _FLAGS | os.O_NONBLOCK
+"""For a look at a file: a pipe that lies in its place keeps nobody waiting."""
+
 _POLL_SECONDS = 0.005
 _NOT_FOR_DIRECTORIES = frozenset({errno.EINVAL, errno.ENOTSUP})
 """What some network file systems answer to a sync of a directory."""
@@ -100,8 +104,11 @@ def check_private_file(path: Path) -> bool:
 
 
 def create_private_file(path: Path, flags: int) -> int:
-    """Open ``path`` with ``flags``, created 0600 whatever the umask; return the descriptor."""
-    descriptor = os.open(path, flags | os.O_CREAT | _FLAGS, 0o600)
+    """Open ``path`` with ``flags``, created 0600 whatever the umask; return the descriptor.
+
+    A pipe in its place keeps nobody waiting. Raises OSError.
+    """
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NONBLOCK | _FLAGS, 0o600)
     if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # noqa: PLR2004 - the mode just asked for
         os.fchmod(descriptor, 0o600)
     return descriptor

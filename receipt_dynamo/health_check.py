@@ -18,7 +18,7 @@ from typing import Any
 from receipt_dynamo.destinations import waiting_elsewhere
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.figures import Figures
-from receipt_dynamo.files import secure_directory
+from receipt_dynamo.files import READ_FLAGS, secure_directory
 from receipt_dynamo.health import Health
 from receipt_dynamo.health_rules import judge
 from receipt_dynamo.logs import safe_logger
@@ -87,7 +87,7 @@ def check_health(
     for part in parts:
         try:
             health = replace(health, **part())
-        except (OSError, UsageError) as error:
+        except Exception as error:  # what lies there may be anything
             _log.warning("a part of the state of %s is unknown: %s", settings.destination, error)
     return judge(health, settings)
 
@@ -149,7 +149,7 @@ def _dead_letters(directory: Path, is_late: Callable[[], bool]) -> int:
         for path in sorted(directory.iterdir()):
             if path.suffix == DEAD_SUFFIX and not is_late():
                 with suppress(OSError):
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    descriptor = os.open(path, READ_FLAGS)
                     with os.fdopen(descriptor, "rb") as lines:
                         count += sum(1 for line in lines if line.strip())
     return count

@@ -22,7 +22,7 @@ def parse_payload(payload: bytes) -> StoredRecord | Gap:
         if payload.startswith(GAP_PREFIX):
             return _decode_gap(payload)
         return StoredRecord(_decode_metric(payload), payload)
-    except (msgspec.MsgspecError, ValueError, UsageError) as error:
+    except (msgspec.MsgspecError, ValueError, UsageError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ __all__ = ["DEPRECATED_TABLE_VARIABLE", "Settings"]
 DEPRECATED_TABLE_VARIABLE = "DYNAMO_TABLE_NAME"
 _PREFIX = "RECEIPT_USAGE_"
 _MIN_SEGMENT_BYTES = 4096
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.@-]")
 _WORDS = {
     "drain": ("thread", "external", "manual"),
     "overflow": ("drop_newest", "drop_oldest"),
@@ -91,13 +93,16 @@ class Settings:
 
     @property
     def destination(self) -> str:
-        """The name of the spool's directory: one spool for each place that records go to."""
+        """The name of the spool's directory: one spool for each place that records go to.
+
+        Whatever the environment says, it is one name within ``spool/``, and none of a line break.
+        """
         if self.table_name is None:
             return "local"
+        place = self.region or "us-east-1"
         if self.endpoint_url is not None:
-            host = self.endpoint_url.split("://", 1)[-1].rstrip("/").replace(":", "_")
-            return f"{self.table_name}@{host.replace('/', '_')}"
-        return f"{self.table_name}@{self.region or 'us-east-1'}"
+            place = self.endpoint_url.split("://", 1)[-1].rstrip("/")
+        return _UNSAFE.sub("_", f"{self.table_name}@{place}")
 
     @property
     def store_path(self) -> Path:

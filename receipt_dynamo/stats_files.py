@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from receipt_dynamo.figures import Figures
-from receipt_dynamo.files import create_private_file, sync_directory
+from receipt_dynamo.files import READ_FLAGS, create_private_file, sync_directory
 from receipt_dynamo.spool.segment import CRC_BYTES, encode_line, split_lines
 
 __all__ = [
@@ -97,7 +97,7 @@ def read_page(descriptor: int) -> Figures | None:
     """Return the figures of a file, or None where it is damaged, or being written just now."""
     for _ in range(3):
         for payload in split_lines(os.pread(descriptor, PAGE_BYTES, 0), 0, 1).payloads:
-            with suppress(msgspec.MsgspecError):
+            with suppress(msgspec.MsgspecError, RecursionError):
                 return msgspec.json.decode(payload, type=Figures)
     return None
 
@@ -134,7 +134,7 @@ def read_file(path: Path) -> bytes | None:
 
 def decode_total(text: bytes | None) -> Total | None:
     """Return the content of ``total.json``, or None where there is none or it is damaged."""
-    with suppress(msgspec.MsgspecError):
+    with suppress(msgspec.MsgspecError, RecursionError):
         return msgspec.json.decode(text or b"", type=Total)
     return None
 
@@ -142,7 +142,7 @@ def decode_total(text: bytes | None) -> Total | None:
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     """Open a file of ours; free whatever lock was taken on it, and close it."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = os.open(path, READ_FLAGS | flags)
     try:
         yield descriptor
     finally:

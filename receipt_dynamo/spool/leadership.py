@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from receipt_dynamo.files import FileLock, create_private_file
+from receipt_dynamo.files import READ_FLAGS, FileLock, create_private_file
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.utils.clock import Clock
 
@@ -57,7 +57,7 @@ class Heartbeat:
 def read_heartbeat(directory: Path) -> Heartbeat | None:
     """Return the last sign of life in a spool directory, or None. Raises nothing."""
     try:
-        descriptor = os.open(directory / _LEADER, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(directory / _LEADER, READ_FLAGS)
         try:
             changed = os.fstat(descriptor).st_mtime_ns
             text = os.read(descriptor, 4096)

@@ -25,9 +25,11 @@ from pathlib import Path
 import msgspec
 
 from receipt_dynamo.entities.gap import GAP_PREFIX
+from receipt_dynamo.files import READ_FLAGS
 from receipt_dynamo.spool.reader import CHUNK_BYTES, list_segments
 from receipt_dynamo.spool.segment import (
     CRC_BYTES,
+    HEADER_BYTES,
     UnknownFormatError,
     read_ack,
     split_lines,
@@ -47,6 +49,7 @@ _TYPICAL_RECORD_BYTES = 600.0  # where nothing could be counted to tell
 _head = itemgetter(slice(CRC_BYTES, CRC_BYTES + 3))  # of a line: where its JSON begins
 _ODD_HEADS = frozenset({b"", GAP_PREFIX[:3]})
 """Of an empty line (and of one cut short there), and of a gap: each of these is looked at."""
+_OPENED = 500  # segments whose header is read, however late it is
 _LOOK_AHEAD = 100  # lines that are looked at for one that says its time
 
 
@@ -101,10 +104,14 @@ def count_left(
     """Return how many records of ``extents`` still wait: neither acked nor unlinked.
 
     Once ``is_late()`` says so, what is left is told from its bytes; one chunk is counted all the
-    same. A segment that is gone, or that cannot be read, holds nothing. Raises nothing.
+    same. A segment that is gone, or that cannot be read, holds nothing; of very many only the first
+    are opened then, and the others count in full. Raises nothing.
     """
     records = counted_bytes = uncounted_bytes = 0
-    for extent in extents:
+    for number, extent in enumerate(extents):
+        if number >= _OPENED and counted_bytes and is_late is not None and is_late():
+            uncounted_bytes += max(0, extent.size - HEADER_BYTES)
+            continue
         with suppress(OSError, UnknownFormatError), _opened(extent.path) as descriptor:
             start = read_ack(descriptor)
             end = min(extent.size, os.fstat(descriptor).st_size)
@@ -209,7 +216,7 @@ def _stamped(payload: bytes) -> float:
     """Return the time of a record; minus infinity where it says none."""
     try:
         return msgspec.json.decode(payload, type=_Stamp).timestamp.timestamp()
-    except (msgspec.MsgspecError, ValueError, OverflowError):
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return float("-inf")
 
 
@@ -222,7 +229,7 @@ def _begun(path: Path) -> float:
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     """Open a segment for reading only, so that a look needs no right to write and no lock."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = os.open(path, READ_FLAGS)
     try:
         yield descriptor
     finally:

@@ -25,12 +25,16 @@ CHUNK_BYTES = 1 << 20
 
 
 def list_segments(directory: Path) -> list[Path]:
-    """Return the segments of ``directory``, oldest first; none where there is no directory."""
+    """Return the segments of ``directory``, oldest first; none where there is no directory.
+
+    A name that is not ASCII is none of ours, and might not even be text.
+    """
     try:
         with os.scandir(directory) as entries:
-            return sorted(Path(e.path) for e in entries if e.name.endswith(SEGMENT_SUFFIX))
+            names = [e.name for e in entries if e.name.endswith(SEGMENT_SUFFIX)]
     except FileNotFoundError:
         return []
+    return [directory / name for name in sorted(names) if name.isascii()]
 
 
 def remove_unborn(directory: Path, before_ns: int) -> None:
@@ -42,7 +46,7 @@ def remove_unborn(directory: Path, before_ns: int) -> None:
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             begun = entry.name.split("-", 1)[0]
-            if entry.name.endswith(NEW_SUFFIX) and begun.isdigit() and int(begun) < before_ns:
+            if entry.name.endswith(NEW_SUFFIX) and begun.isdecimal() and int(begun) < before_ns:
                 with suppress(OSError), SegmentReader(Path(entry.path)) as segment:
                     if segment.is_sealed() and segment.size() <= HEADER_BYTES:
                         segment.remove()

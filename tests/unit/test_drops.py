@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from decimal import Decimal
+from typing import Any
 
 import msgspec
-import pytest  # noqa: TC002
+import pytest
 
 from receipt_dynamo.drops import DropTally
 from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
@@ -90,6 +91,18 @@ def test_a_gap_always_fits_into_the_spool() -> None:
     tally.add("invalid", service="x" * 2_000_000, model="m" * 257)
     (gap,) = tally.take(NOON)
     assert (gap.count, gap.service, gap.model) == (1, None, None)
+
+
+@pytest.mark.parametrize("odd", ["5", -5, 1.5, None, 2**70, object()])
+@pytest.mark.parametrize("name", ["\ud800", b"x", 5, "r" * 2_000_000, None])
+def test_nothing_that_a_caller_passes_loses_a_loss(odd: Any, name: Any) -> None:
+    """What cannot be kept of it is left out; the gap can be written, read and summed."""
+    tally = DropTally()
+    tally.add("disk", input_tokens=3)
+    tally.add(name, service=name, model=name, input_tokens=odd, output_tokens=odd, cost_usd=odd)
+    gaps = [msgspec.json.decode(msgspec.json.encode(gap), type=Gap) for gap in tally.take(NOON)]
+    assert sum(gap.count for gap in gaps) == 2
+    assert sum(gap.input_tokens for gap in gaps) == 3
 
 
 def test_a_gap_is_told_from_a_metric_by_its_first_bytes() -> None:

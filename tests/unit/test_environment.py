@@ -127,6 +127,10 @@ def test_the_deprecated_table_variable_still_works_and_says_so(tmp_path: Path) -
             "usage@localhost_8000",
         ),
         ({"table_name": "usage", "endpoint_url": "http://h:8000/a/"}, "usage@h_8000_a"),
+        ({"table_name": "../../x"}, ".._.._x@us-east-1"),
+        ({"table_name": "x", "region": "y/../../.."}, "x@y_.._.._.."),
+        ({"table_name": "a\nb\0"}, "a_b_@us-east-1"),
+        ({"table_name": "arn:aws:dynamodb:r:1:table/T"}, "arn_aws_dynamodb_r_1_table_T@us-east-1"),
     ],
 )
 def test_every_destination_has_a_spool_of_its_own(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -104,7 +105,9 @@ def test_a_backlog_is_what_lay_there_at_that_moment(tmp_path: Path) -> None:
     assert left_of([*snapshot, Extent(tmp_path, 100)]) == 1, "what cannot be read holds nothing"
 
 
-def test_when_time_is_up_the_rest_is_told_from_its_bytes(tmp_path: Path) -> None:
+def test_when_time_is_up_the_rest_is_told_from_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One chunk is counted however late it is; the answer says that it is an estimate."""
     for begun in range(1, 6):
         write_segment(tmp_path, RECORD * 100, begun=begun)
@@ -113,6 +116,10 @@ def test_when_time_is_up_the_rest_is_told_from_its_bytes(tmp_path: Path) -> None
     assert count_left(snapshot, lambda: True) == PendingCount(500, estimated=True)
     late = itertools.chain([False], itertools.repeat(True))
     assert count_left(snapshot, lambda: next(late)).estimated
+    monkeypatch.setattr(module, "_OPENED", 2)
+    monkeypatch.setattr(module, "_opened", Mock(wraps=module._opened))
+    assert count_left(snapshot, lambda: True) == PendingCount(500, estimated=True)
+    assert module._opened.call_count == 2, "and no more of them is opened than a few"
     damaged = tmp_path / "damaged"
     for begun in (1, 2):
         write_segment(damaged, GAP * 1000, begun=begun)
