@@ -96,11 +96,21 @@ class UsageClient:
                 self._pipeline.spool.writer.seal()
             return answer
         answer = self._pipeline.spool.put(metric)
+        if self._closed:  # by another thread, or by a handler within this put
+            return self._settle(answer)
         drainer = self._drainer
         if drainer.idle:
             drainer.notify()
         elif not (drainer.started or self._manual):
             drainer.start()
+        return answer
+
+    def _settle(self, answer: PutResult) -> PutResult:
+        """Leave nothing behind that only a running client would look after."""
+        with suppress(Exception):
+            if self._pipeline.spool.give_up_memory():
+                answer = PutResult.DROPPED
+            self._pipeline.spool.writer.seal()
         return answer
 
     def put_ai_usage_metrics(self, metrics: Iterable[AIUsageMetric]) -> list[PutResult]:

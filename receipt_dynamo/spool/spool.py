@@ -158,10 +158,15 @@ class Spool:
             self.last_error = None
             _log.warning("the spool takes records again")
 
-    def give_up_memory(self) -> None:
-        """Count what lies in memory as lost: nothing will write or deliver it any more."""
-        for payload in self.ring.take(len(self.ring)):
+    def give_up_memory(self) -> int:
+        """Count what lies in memory as lost: nothing will write or deliver it any more.
+
+        Returns how many records that were.
+        """
+        payloads = self.ring.take(len(self.ring))
+        for payload in payloads:
             self.drop("memory", _decode_metric(payload))
+        return len(payloads)
 
     def _write_back(self) -> None:
         """Bring what lies in memory back to the disk, oldest first. Raises OSError."""

@@ -20,6 +20,7 @@ from unittest.mock import Mock
 import pytest
 
 from receipt_dynamo import (
+    AIUsageMetric,
     PutResult,
     Settings,
     StoreError,
@@ -31,6 +32,7 @@ from receipt_dynamo import usage_client as module
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.spool import writer as writer_module
 from receipt_dynamo.spool.ring import MemoryRing
+from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.sqlite_store import SqliteStore
 from tests.support import (
@@ -105,6 +107,28 @@ def test_a_put_after_close_is_dropped_counted_and_said_once(
     assert client.closed
     assert len(list(client.query())) == 1
     assert client.flush().pending == 0
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "answer"), [(1, PutResult.DROPPED), (1 << 30, PutResult.STORED)]
+)
+def test_a_put_that_a_close_overtakes_is_kept_or_counted(
+    open_client: Open, monkeypatch: pytest.MonkeyPatch, max_bytes: int, answer: PutResult
+) -> None:
+    """Between the look whether it is open and the record another thread may close the client."""
+    client = open_client(max_bytes=max_bytes)
+    spool, put = client._pipeline.spool, Spool.put
+
+    def overtaken(self: Spool, metric: AIUsageMetric) -> PutResult:
+        client.close()
+        return put(self, metric)
+
+    with monkeypatch.context() as race:
+        race.setattr(Spool, "put", overtaken)
+        assert client.put_ai_usage_metric(make_metric(request_id="a")) is answer
+    assert len(spool.ring) == 0
+    assert spool.writer.active_segment is None
+    assert spool.drops.by_reason() == ({} if answer is PutResult.STORED else {"memory": 1})
 
 
 @pytest.mark.parametrize("thing", [None, "metric", {"service": "x"}, object(), 5, b"x"])
