@@ -112,6 +112,8 @@ class Leadership:
         if self._take(generation):
             return True
         heartbeat = read_heartbeat(self._directory)
+        if heartbeat is None:  # its leader was stopped before it gave one, or somebody removed it
+            self._await_sign()
         if heartbeat is None or heartbeat.age(self._clock.now()) <= self._stale_seconds:
             self._suspected = None
             return False
@@ -141,7 +143,7 @@ class Leadership:
             self.release()
             return False
         if self._clock.monotonic() - self._beaten >= every:
-            if os.path.lexists(self._directory / _LEADER):
+            if self._is_introduced():
                 self._beat()
             else:  # somebody has removed it
                 self._introduce()
@@ -183,9 +185,25 @@ class Leadership:
                 os.close(descriptor)
         self._beat()
 
+    def _is_introduced(self) -> bool:
+        """Whether ``leader`` says something: a follower that missed it leaves an empty one."""
+        try:
+            return os.lstat(self._directory / _LEADER).st_size > 0
+        except OSError:
+            return False
+
+    def _await_sign(self) -> None:
+        """Give a leader without a sign of life the same time as any other, beginning now."""
+        with suppress(OSError):
+            os.close(create_private_file(self._directory / _LEADER, os.O_WRONLY | os.O_EXCL))
+            self._set_time()
+
     def _beat(self) -> None:
         """Set the time of ``leader``: that needs no room on the disk."""
         self._beaten = self._clock.monotonic()
+        self._set_time()
+
+    def _set_time(self) -> None:
         now = int(self._clock.now().timestamp() * 1e9)
         with suppress(OSError):
             os.utime(self._directory / _LEADER, ns=(now, now), follow_symlinks=False)

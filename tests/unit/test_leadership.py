@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -121,11 +122,46 @@ def test_removed_files_are_made_again(directory: Path, clock: FakeClock) -> None
     assert locks(directory) == ["drain.lock"]
 
 
-def test_a_heartbeat_without_words_still_counts(directory: Path, clock: FakeClock) -> None:
+def test_a_leader_that_never_gave_a_sign_is_passed_over_as_well(
+    directory: Path, clock: FakeClock
+) -> None:
+    """It was stopped just after it took the lock, or somebody removed its sign since."""
+    stopped, other = Leadership(directory, clock), Leadership(directory, clock)
+    assert stopped.try_lead()
+    (directory / "leader").unlink()
+    assert not other.try_lead()
+    clock.advance(STALE_SECONDS + 1)
+    assert not other.try_lead()
+    assert other.try_lead()
+    assert not stopped.still_leads()
+
+
+def test_a_leader_whose_sign_was_removed_says_again_who_it_is(
+    directory: Path, clock: FakeClock
+) -> None:
+    """Also where a follower has missed the sign before."""
+    leader, other = Leadership(directory, clock), Leadership(directory, clock)
+    assert leader.try_lead()
+    (directory / "leader").unlink()
+    assert not other.try_lead()
+    assert leader.try_lead()
+    heartbeat = read_heartbeat(directory)
+    assert heartbeat is not None
+    assert heartbeat.pid == os.getpid()
+
+
+def test_a_heartbeat_without_words_still_counts(
+    directory: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full disk takes the name of a file and its time, not what is written into it."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
     leader = Leadership(directory, clock)
     leader.try_lead()
-    os.truncate(directory / "leader", 0)
+    clock.advance(60.0)
     leader.still_leads(every=0.0)
     heartbeat = read_heartbeat(directory)
     assert heartbeat is not None
