@@ -96,7 +96,7 @@ class UsageClient:
                 self._pipeline.spool.writer.seal()
             return answer
         answer = self._pipeline.spool.put(metric)
-        if self._closed:  # by another thread, or by a handler within this put
+        if self.closed:  # by another thread, or by a handler within this put
             return self._settle(answer)
         drainer = self._drainer
         if drainer.idle:
