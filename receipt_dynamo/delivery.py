@@ -18,7 +18,7 @@ from receipt_dynamo.errors import UsageError
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.payload import encode_payload, parse_payload
 from receipt_dynamo.spool.aside import Aside
-from receipt_dynamo.spool.reader import SegmentReader, list_segments, remove_unborn
+from receipt_dynamo.spool.reader import SegmentReader, list_segments, settle_unborn
 from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.spool.segment import Lines, UnknownFormatError
 from receipt_dynamo.spool.spool import Spool
@@ -174,8 +174,8 @@ class Delivery:
                 spool.count("drop_oldest")
             for _ in lines.damaged:
                 spool.count("corrupt")
-            for gap in parsed.gaps:  # what was lost before stays counted
-                spool.drops.restore(gap)
+            for gap in parsed.gaps:  # what was lost before stays counted, under its id
+                spool.keep_gap(gap)
 
     def _start(self, segment: SegmentReader) -> int:
         """Return where the unsent records of a segment begin."""
@@ -188,7 +188,7 @@ class Delivery:
         self._aside.forget()
         self._acked.clear()
         young = self._clock.now() - timedelta(seconds=_UNBORN_SECONDS)
-        remove_unborn(self._directory, int(young.timestamp() * 1e9))
+        settle_unborn(self._directory, int(young.timestamp() * 1e9))
         with self._store.exclusive(self._left(deadline)):
             self._store.prune_positions([path.name for path in list_segments(self._directory)])
 

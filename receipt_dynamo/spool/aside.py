@@ -149,8 +149,8 @@ def _append_lines(path: Path, lines: Sequence[bytes]) -> None:
             raise
     finally:
         os.close(descriptor)
-    if not size:
-        sync_directory(path.parent)
+    for directory in (path.parent, path.parent.parent):  # also what one before us could not sync
+        sync_directory(directory)
 
 
 def _end_of_lines(descriptor: int) -> tuple[int, bytes]:

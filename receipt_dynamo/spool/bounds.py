@@ -108,7 +108,7 @@ class Allowance:
         self.bytes = sys.maxsize if bounds is None else 0
         self._need = 1
         self._grants = 0
-        self._refusal: tuple[float, SpoolFullError] | None = None
+        self._refusal: tuple[float, str, str] | None = None  # when, the reason, in words
 
     def renew(self, need: int) -> None:
         """Measure on the recording path: a writer was faster than its ``refill``.
@@ -118,14 +118,15 @@ class Allowance:
         if self._bounds is None:
             return
         now = time.monotonic()
-        if self._refusal is not None and now - self._refusal[0] < _REFUSED_SECONDS:
-            # A new error: one that is raised again keeps the frames of all that it went through.
-            raise SpoolFullError(self._refusal[1].reason, str(self._refusal[1]))
+        if self._refusal is not None:
+            refused_at, reason, text = self._refusal
+            if now - refused_at < _REFUSED_SECONDS:
+                raise SpoolFullError(reason, text)  # a new one: an old one gathers tracebacks
         self._need = need
         try:
             granted = self._bounds.grant(need)
         except SpoolFullError as refusal:
-            self._refusal = now, refusal
+            self._refusal = now, refusal.reason, str(refusal)
             raise
         except FileNotFoundError:  # the directory was removed under us: make it again
             secure_directory(self._directory, sync=False)
@@ -145,7 +146,8 @@ class Allowance:
             granted = bounds.grant(self._need)
         except SpoolFullError as refusal:
             with self._lock:
-                self.bytes, self._refusal = 0, (time.monotonic(), refusal)
+                self._refusal = time.monotonic(), refusal.reason, str(refusal)
+                self.bytes = 0
             raise
         with self._lock:
             if grants == self._grants:  # else an append has asked meanwhile

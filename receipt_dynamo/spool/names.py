@@ -4,4 +4,4 @@ SEGMENT_SUFFIX = ".seg"
 """A segment: ``<nanoseconds since 1970>-<process id>-<8 hex digits>.seg``."""
 
 NEW_SUFFIX = ".new"
-"""A segment that is being created; it holds no record."""
+"""A segment that is being created."""

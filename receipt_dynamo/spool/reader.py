@@ -19,7 +19,7 @@ from receipt_dynamo.spool.segment import (
     write_ack,
 )
 
-__all__ = ["SegmentReader", "list_segments", "remove_unborn", "spool_bytes"]
+__all__ = ["SegmentReader", "list_segments", "settle_unborn", "spool_bytes"]
 
 CHUNK_BYTES = 1 << 20
 
@@ -37,18 +37,24 @@ def list_segments(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(names) if name.isascii()]
 
 
-def remove_unborn(directory: Path, before_ns: int) -> None:
-    """Remove segments whose writer died before they got their name: they hold no record.
+def settle_unborn(directory: Path, before_ns: int) -> None:
+    """Remove segments whose writer died before they got their name. Raises nothing.
 
-    Only those begun before ``before_ns`` (nanoseconds since 1970): to look at a younger one could
-    keep its writer from locking it.
+    One that holds records gets its name: a power cut took it, or its writer died while it saved
+    what somebody had removed. Only those begun before ``before_ns`` (nanoseconds since 1970): to
+    look at a younger one could keep its writer from locking it.
     """
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             begun = entry.name.split("-", 1)[0]
             if entry.name.endswith(NEW_SUFFIX) and begun.isdecimal() and int(begun) < before_ns:
-                with suppress(OSError), SegmentReader(Path(entry.path)) as segment:
-                    if segment.is_sealed() and segment.size() <= HEADER_BYTES:
+                path = Path(entry.path)
+                with suppress(OSError), SegmentReader(path) as segment:
+                    if not segment.is_sealed():
+                        continue
+                    if segment.size() > HEADER_BYTES:
+                        os.rename(path, path.with_suffix(SEGMENT_SUFFIX))
+                    else:
                         segment.remove()
 
 

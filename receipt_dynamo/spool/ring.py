@@ -22,6 +22,10 @@ class MemoryRing:
         self._payloads: deque[bytes] = deque()
         self._bytes = 0
 
+    def empty_copy(self) -> MemoryRing:
+        """Return a ring of the same bounds that holds nothing."""
+        return MemoryRing(self._max_records, self._max_bytes)
+
     def offer(self, payload: bytes) -> bool:
         """Keep ``payload``; return False when the ring is full."""
         with self._lock:

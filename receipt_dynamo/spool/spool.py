@@ -10,6 +10,7 @@ import msgspec
 
 from receipt_dynamo.drops import DropTally
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
+from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.forks import notice_fork
 from receipt_dynamo.health import PutResult
 from receipt_dynamo.logs import safe_logger
@@ -50,7 +51,7 @@ class Spool:
     def forget_after_fork(self) -> None:
         """A child starts with nothing lost and nothing in memory: both are its parent's."""
         self.drops = DropTally()
-        self.ring = MemoryRing()
+        self.ring = self.ring.empty_copy()
         self.last_record = None
 
     def put(self, metric: AIUsageMetric) -> PutResult:
@@ -129,10 +130,15 @@ class Spool:
         """Write what was lost into the spool; what the disk refuses is tallied again."""
         self._last_gap = self._clock.monotonic()
         for gap in self.drops.take(self._clock.now()):
-            try:
-                self.writer.append(_encode(gap), count=0)
-            except OSError:
-                self.drops.restore(gap)
+            self.keep_gap(gap)
+
+    def keep_gap(self, gap: Gap) -> None:
+        """Write a gap into the spool; one that the disk refuses is tallied."""
+        notice_fork()
+        try:
+            self.writer.append(_encode(gap), count=0)
+        except OSError:
+            self.drops.restore(gap)
 
     def maintain(self) -> None:
         """Renew the writer's grant, write memory back to the disk, write gaps, sync.

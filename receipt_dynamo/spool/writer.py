@@ -86,11 +86,11 @@ class SpoolWriter:
         active = self._active
         return None if active is None else active.path
 
-    def append(self, payload: bytes, count: int = 1, *, wait: bool = True) -> None:
-        """Write one record; it adds ``count`` to ``records``.
+    def append(self, payload: bytes, count: int = 1) -> None:
+        """Write one record; it adds ``count`` to ``records``, 0 for a gap.
 
         When this returns, the record survives the death of the process. With ``fsync`` it is on the
-        disk as well, unless the caller does not ``wait``.
+        disk as well; only a gap is not waited for.
 
         Raises OSError when the disk refuses, SpoolFullError when the bounds do; the record is then
         not stored, and its neighbours are not harmed. After a failed fdatasync it may be there all
@@ -115,7 +115,7 @@ class SpoolWriter:
                 self._busy -= 1
                 if self._retired and not self._busy:
                     self._close_retired()
-        if self._fsync and wait:
+        if self._fsync and count:
             self._wait_for_disk(commit, count)
 
     def refill(self) -> None:

@@ -28,6 +28,11 @@ from tests.support.fake_fs import FakeDisk, Inode, OpenFile, fail
 
 _LAYER = ("receipt_dynamo.files", "receipt_dynamo.spool.")
 _REAL = frozenset("strerror fspath".split())
+MAY_FAIL = tuple(
+    "open dup write pwrite read pread ftruncate fsync fdatasync stat lstat fstat rename unlink "
+    "mkdir chmod fchmod scandir statvfs flock utime".split()
+)
+"""Calls that a disk or a kernel may refuse. To close or to unlock always has its effect."""
 _pids = itertools.count(1000)
 
 
@@ -44,6 +49,8 @@ class FakeProcess:
     umask: int = 0o022
     most_descriptors: int = 1024
     descriptors: dict[int, OpenFile] = field(default_factory=dict)
+    hooks: tuple[Callable[[], None], ...] = ()
+    """What a child of a fork in C does once it notices the fork."""
     dead: bool = False
 
 
@@ -51,14 +58,16 @@ class FakeProcess:
 class Fault:
     """What happens to the call that comes after ``passing`` others of its kind.
 
-    ``calls`` are names of calls (none: every call). ``error`` is raised in its place. ``keep`` is
-    how many bytes a write takes. ``kill`` ends the process ``"before"`` or ``"after"`` it. ``act``
-    is run before it: what others do meanwhile. ``lasting``: also to every later one.
+    ``calls`` are names of calls (none: every call). ``error`` is raised in its place, or ``late``:
+    after its effect. ``keep`` is how many bytes a write takes. ``kill`` ends the process
+    ``"before"`` or ``"after"`` it. ``act`` is run before it: what others do meanwhile.
+    ``lasting``: also to every later one.
     """
 
     calls: tuple[str, ...] = ()
     passing: int = 0
     error: int | None = None
+    late: bool = False
     keep: int | None = None
     kill: str | None = None
     act: Callable[[], object] | None = None
@@ -101,7 +110,7 @@ class FakeSystem:
         with ExitStack() as stack:
             for name, module in list(sys.modules.items()):
                 if name.startswith(_LAYER):
-                    for part in ("os", "fcntl", "time"):
+                    for part in ("os", "fcntl", "time", "notice_fork"):
                         if hasattr(module, part):
                             stack.enter_context(
                                 mock.patch.object(module, part, getattr(self, part))
@@ -136,6 +145,12 @@ class FakeSystem:
             file.shared += 1
         return FakeProcess(uid=parent.uid, umask=parent.umask, descriptors={**parent.descriptors})
 
+    def notice_fork(self) -> None:
+        """Run the hooks of a child that was forked in C, once."""
+        hooks, self.current.hooks = self.current.hooks, ()
+        for hook in hooks:
+            hook()
+
     def kill(self, process: FakeProcess) -> None:
         """End a process: its descriptors close, its locks are free, the page cache stays."""
         process.dead = True
@@ -148,22 +163,25 @@ class FakeSystem:
         if process.dead:
             raise Killed
         self.calls.append(name)
-        keep, killed = None, False
+        keep, late, killed = None, None, False
         for fault in [fault for fault in self._faults if fault.strikes(name)]:
             if fault.act is not None:
                 fault.act()
             if fault.kill == "before":
                 self.kill(process)
                 raise Killed
-            if fault.error is not None:
+            if fault.error is not None and not fault.late:
                 raise fail(fault.error)
-            keep, killed = fault.keep, fault.kill == "after"
+            keep, late, killed = fault.keep, fault.error, fault.kill == "after"
         try:
-            return work(keep)
+            result = work(keep)
         finally:
             if killed:
                 self.kill(process)
                 raise Killed
+        if late is not None:
+            raise fail(late)
+        return result
 
 
 class _Namespace:
@@ -195,7 +213,8 @@ class FakeFcntl(_Namespace):
     LOCK_EX, LOCK_SH, LOCK_NB, LOCK_UN = 2, 1, 4, 8
 
     def flock(self, descriptor: int, operation: int) -> None:
-        self._system.call("flock", lambda _: self._disk.lock(self._file(descriptor), operation))
+        name = "unlock" if operation & self.LOCK_UN else "flock"
+        self._system.call(name, lambda _: self._disk.lock(self._file(descriptor), operation))
 
 
 class FakeOs(_Namespace):

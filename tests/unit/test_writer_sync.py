@@ -17,7 +17,7 @@ from receipt_dynamo.spool import writer as writer_module
 from receipt_dynamo.spool.bounds import SpoolBounds, SpoolFullError
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
 from receipt_dynamo.spool.writer import SpoolWriter
-from tests.support import only_segment, payloads_of, quiet_fork
+from tests.support import fork_in_c, only_segment, payloads_of
 
 
 def everything(directory: Path) -> list[bytes]:
@@ -151,17 +151,14 @@ def test_a_segment_that_was_torn_and_removed_harms_no_later_record(
 
 
 @pytest.mark.parametrize("call", ["seal", "close", "sync", "end_line", "refill"])
-def test_a_child_forked_in_c_frees_nothing_of_its_parents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_child_forked_in_c_frees_nothing_of_its_parents(tmp_path: Path, call: str) -> None:
     """Whatever it calls first: the parent's segment stays locked and unharmed."""
     writer = SpoolWriter(tmp_path / "spool", 1 << 20)
     writer.append(b'{"parent":1}')
     mine = only_segment(tmp_path / "spool")
     writer._active.torn = True  # type: ignore[union-attr]
     before = mine.read_bytes()
-    monkeypatch.setattr(writer_module, "_writers", [])  # no hook sees the fork
-    pid = quiet_fork()
+    pid = fork_in_c()
     if pid == 0:
         try:
             getattr(writer, call)()
@@ -204,6 +201,19 @@ def test_one_writer_alone_never_passes_the_bound(tmp_path: Path, size: int) -> N
     held = sum(path.stat().st_size for path in list_segments(directory))
     assert 20_000 - size - 100 <= held <= 20_000
     assert stored == len(everything(directory))
+
+
+def test_refusals_that_are_believed_gather_nothing(tmp_path: Path) -> None:
+    """However many puts one refusal answers, none of them leaves a traceback behind."""
+    directory = tmp_path / "spool"
+    directory.mkdir(mode=0o700)
+    writer = SpoolWriter(directory, 4096, make_bounds(directory, 0))
+    depths = []
+    for _ in range(3):
+        with pytest.raises(SpoolFullError) as caught:
+            writer.append(b"{}")
+        depths.append(len(caught.traceback))
+    assert depths[2] == depths[1]
 
 
 def test_what_is_appended_while_the_directory_is_measured_is_not_granted_again(
