@@ -29,6 +29,7 @@ from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.bounds import SpoolBounds, segment_size
 from receipt_dynamo.spool.leadership import Heartbeat, Leadership, read_heartbeat
 from receipt_dynamo.spool.pending import backlog, count_left, left_of, pending_records
+from receipt_dynamo.spool.reader import list_segments
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.stats import STATS, StatsFile
@@ -176,7 +177,8 @@ class UsageClient:
         """Deliver what is spooled; return after ``timeout`` seconds at the latest. Raises nothing.
 
         What could not be delivered is reported as pending, and stays in the spool. A backlog too
-        long to be counted in time is estimated from its bytes.
+        long to be counted in time is estimated from its bytes; where the spool cannot be read at
+        all (too many open files), whatever this process has stored counts as pending.
         """
         deadline = self._clock.monotonic() + max(0.0, timeout)
         report = DeliveryReport()
@@ -195,6 +197,10 @@ class UsageClient:
         pipeline.keep_stats()
 
     def _pending_by(self, deadline: float) -> int:
+        try:
+            list_segments(self.settings.spool_dir)
+        except OSError:
+            return self._pipeline.spool.writer.records
         extents = backlog(self.settings.spool_dir)
         return count_left(extents, lambda: self._clock.monotonic() >= deadline).records
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from receipt_dynamo import AIUsageMetric, DroppedSummary, UsageQuery, UsageSummary
 from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
 from receipt_dynamo.files import create_private_file
-from receipt_dynamo.store import Batch, WriteOutcome
+from receipt_dynamo.store import Batch, WriteOutcome, add_exactly
 from tests.support import encode
 
 
@@ -78,9 +79,17 @@ class FileStore:
                     continue
                 gaps[gap.gap] = gap
         reasons: dict[str, int] = {}
+        cost: Decimal | None = None
         for gap in gaps.values():
             reasons[gap.reason] = reasons.get(gap.reason, 0) + gap.count
-        return DroppedSummary(count=sum(reasons.values()), by_reason=reasons)
+            cost = add_exactly(cost, gap.cost_usd)
+        return DroppedSummary(
+            count=sum(reasons.values()),
+            input_tokens=sum(gap.input_tokens for gap in gaps.values()),
+            output_tokens=sum(gap.output_tokens for gap in gaps.values()),
+            cost_usd=cost,
+            by_reason=reasons,
+        )
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Know no times: importers are not what this store is for."""
