@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from receipt_dynamo import Settings, UsageClient, open_usage_client
-from tests.support import FakeClock
+from tests.support import FakeClock, mutants
+
+mutants.apply()
 
 settings.register_profile(
     "project",

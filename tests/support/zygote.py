@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support import mutants
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60.0
 Tell = Callable[[str], None]
@@ -173,4 +175,5 @@ def _serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
+    mutants.apply()
     _serve(Connection(int(sys.argv[1])))
