@@ -429,6 +429,23 @@ def test_no_more_goes_than_has_to(bench: Bench) -> None:
     assert bench.store.dropped(UsageQuery()).by_reason == {"drop_oldest": 1}
 
 
+@pytest.mark.parametrize("ack", ["0000000000000429", "0000000000004029", "0000000000004429"])
+def test_a_damaged_ack_that_a_record_ends_at_skips_nothing(tmp_path: Path, ack: str) -> None:
+    """A store that keeps no positions has only the header to go by."""
+    bench, store = Bench(tmp_path), FileStore(tmp_path / "usage.jsonl")
+    writer = SpoolWriter(bench.directory, 1 << 22)
+    bare = len(encode_line(encode(make_metric(request_id="00", metadata={"pad": ""}))))
+    metrics = [
+        make_metric(request_id=f"{n:02}", metadata={"pad": "x" * (400 - bare)}) for n in range(20)
+    ]
+    for metric in metrics:
+        writer.append(encode(metric))
+    writer.seal()
+    damage(only_segment(bench.directory), 0, b"#spool1 ack=" + ack.encode())
+    Delivery(bench.directory, store, bench.clock).run(float("inf"))
+    assert list(store.query(UsageQuery())) == metrics
+
+
 def test_a_segment_that_makes_room_counts_all_it_held(bench: Bench) -> None:
     """Sound records with their figures, unreadable and damaged ones by number, gaps as they are."""
     writer = bench.spool("a", "b", seal=False)

@@ -102,7 +102,7 @@ def test_an_ack_lies_in_the_segment_itself(writer: SpoolWriter, directory: Path)
 
 @pytest.mark.parametrize(
     "ack",
-    [HEADER_BYTES + 3, 10**9, 10**16 - 1, 0, HEADER_BYTES + 2 * len(encode_line(b'{"n":0}')) + 1],
+    [HEADER_BYTES + 3, 10**9, 10**12 - 1, 0, HEADER_BYTES + 2 * len(encode_line(b'{"n":0}')) + 1],
 )
 @pytest.mark.usefixtures("writer")
 def test_an_ack_that_no_record_ends_at_is_damage_and_all_is_sent_again(

@@ -23,7 +23,8 @@ LINES = b"".join(encode_line(record) for record in RECORDS)
 
 def test_the_format_is_the_documented_one_byte_for_byte() -> None:
     """A file of this version can be read by any other program, and by every later version."""
-    assert format_header(1234) == b"#spool1 ack=0000000000001234\n"
+    assert format_header(1234) == b"#spool1 ack=1205000000001234\n"
+    assert format_header(HEADER_BYTES) == b"#spool1 ack=0000000000000029\n"
     assert len(format_header(0)) == HEADER_BYTES == 29
     assert encode_line(b'{"a":1}') == b'%08x {"a":1}\n' % crc32(b'{"a":1}')
     assert encode_line(b"123456789") == b"cbf43926 123456789\n"  # the check value of CRC-32
@@ -31,7 +32,7 @@ def test_the_format_is_the_documented_one_byte_for_byte() -> None:
 
 def test_an_ack_survives_its_header() -> None:
     """Every offset up to the widest comes back; none lies before the first record."""
-    for ack in (HEADER_BYTES, 1234, 10**16 - 1):
+    for ack in (HEADER_BYTES, 1234, 10**12 - 1):
         assert parse_header(format_header(ack)) == ack
     assert parse_header(format_header(0)) == HEADER_BYTES
 
@@ -51,6 +52,14 @@ def test_an_ack_survives_its_header() -> None:
 def test_a_damaged_header_means_send_again(header: bytes) -> None:
     """Sending twice under fixed keys is harmless; skipping would lose."""
     assert parse_header(header) == HEADER_BYTES
+
+
+@given(ack=st.integers(HEADER_BYTES, 10**12 - 1), at=st.integers(12, 27), digit=st.integers(0, 9))
+def test_an_ack_with_a_digit_changed_skips_nothing(ack: int, at: int, digit: int) -> None:
+    """Records of one length end at round numbers: a wrong ack may be the end of a record too."""
+    header = bytearray(format_header(ack))
+    header[at] = ord(str(digit))
+    assert parse_header(bytes(header)) in {HEADER_BYTES, ack}
 
 
 @pytest.mark.parametrize("header", [b"#spool2 ack=0000000000001234\n", b"#spool10 x", b"#spool0 "])
