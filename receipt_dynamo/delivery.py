@@ -6,32 +6,33 @@ only when the store has acknowledged it, or when it lies in ``dead/`` or ``quara
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from receipt_dynamo.cooperation import cooperatively
 from receipt_dynamo.entities.gap import Gap
-from receipt_dynamo.errors import UsageError
+from receipt_dynamo.errors import StoreError, UsageError
 from receipt_dynamo.logs import safe_logger
-from receipt_dynamo.payload import encode_payload, parse_payload
+from receipt_dynamo.payload import encode_payload, parse_payloads
 from receipt_dynamo.spool.aside import Aside
 from receipt_dynamo.spool.reader import SegmentReader, list_segments, settle_unborn
 from receipt_dynamo.spool.ring import MemoryRing
 from receipt_dynamo.spool.segment import Lines, UnknownFormatError
 from receipt_dynamo.spool.spool import Spool
-from receipt_dynamo.store import Batch, StoredRecord, UsageStore, WriteOutcome
+from receipt_dynamo.store import Batch, UsageStore, WriteOutcome
 from receipt_dynamo.utils.clock import Clock
 
-__all__ = ["BATCH_RECORDS", "Delivery", "DeliveryReport", "LeadLostError"]
+__all__ = ["BATCH_RECORDS", "BUSY_SECONDS", "Delivery", "DeliveryReport", "LeadLostError"]
 
 BATCH_RECORDS = 500
-_BUSY_SECONDS = 60.0  # how long to wait for a store that others use
+BUSY_SECONDS = 60.0  # how long to wait for a store that others use
 _ROOM_SECONDS = 1.0  # the same, where the next round tries again
 _MEMORY = "memory"  # what stands for a segment's name where records come out of memory
 _UNBORN_SECONDS = 60.0  # a segment that has no name after this has no writer either
+_PAUSE_SECONDS = 0.01  # longer than a waiting process rests between two tries for the lock
 _SLICE_SECONDS = 0.5  # how long one drainer keeps the store before others may have it
 _log = safe_logger("receipt_dynamo.delivery")
 
@@ -55,13 +56,6 @@ class DeliveryReport:
     finished: bool = False
 
 
-@dataclass(slots=True)
-class _Parsed:
-    records: list[StoredRecord] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
-    dead: list[tuple[bytes, str]] = field(default_factory=list)  # the payload, and why
-
-
 class Delivery:
     """Drains one spool directory. Used by one thread at a time.
 
@@ -77,6 +71,7 @@ class Delivery:
         self._acked: dict[str, int] = {}  # how far we brought a segment ourselves
         self._aside = Aside(directory, clock)
         self._may_ack: Callable[[], bool] | None = None
+        self._patience = BUSY_SECONDS
 
     def run(
         self,
@@ -85,15 +80,18 @@ class Delivery:
         *,
         report: DeliveryReport | None = None,
         may_ack: Callable[[], bool] | None = None,
+        patience: float = BUSY_SECONDS,
     ) -> DeliveryReport:
         """Take in what the spool holds at this moment, until ``deadline`` (monotonic seconds).
 
         ``report`` is filled in as the run goes on. ``may_ack`` is asked before each ack: where it
-        says no, the run ends with LeadLostError. A segment that fails is left for the next run and
-        never stops the others. Raises StoreError when the store itself cannot be used.
+        says no, the run ends with LeadLostError. For a store that others use it waits ``patience``
+        seconds at once. A segment that fails is left for the next run and never stops the others.
+        Raises StoreError when the store itself cannot be used.
         """
         report = report or DeliveryReport()
         self._may_ack = may_ack
+        self._patience = patience
         segments = list_segments(self._directory)
         removed = self._removed
         for path in segments:
@@ -146,8 +144,8 @@ class Delivery:
 
     def _deliver_payloads(self, payloads: list[bytes], report: DeliveryReport) -> list[bytes]:
         """Settle records that no segment holds; return those that must wait."""
-        parsed = self._parse(payloads)
-        with self._store.exclusive(_BUSY_SECONDS):
+        parsed = parse_payloads(payloads, self._clock)
+        with self._store.exclusive(self._patience):
             outcome = self._store.write(
                 Batch(records=parsed.records, gaps=parsed.gaps, segment=_MEMORY, position=0)
             )
@@ -167,7 +165,7 @@ class Delivery:
         offset = self._start(segment)
         while (lines := segment.read(offset, BATCH_RECORDS, sealed=True)).end > offset:
             offset = lines.end
-            parsed = self._parse(lines.payloads)
+            parsed = parse_payloads(lines.payloads, self._clock)
             for record in parsed.records:
                 spool.drop("drop_oldest", record.metric)
             for _ in parsed.dead:
@@ -193,7 +191,7 @@ class Delivery:
             self._store.prune_positions([path.name for path in list_segments(self._directory)])
 
     def _left(self, deadline: float) -> float:
-        return min(_BUSY_SECONDS, max(0.0, deadline - self._clock.monotonic()))
+        return min(self._patience, max(0.0, deadline - self._clock.monotonic()))
 
     def _drain_segment(
         self,
@@ -216,11 +214,14 @@ class Delivery:
                         return True
                     if self._clock.monotonic() >= deadline:
                         return False
+                    self._clock.sleep(_PAUSE_SECONDS)  # who waits for the store gets it now
         except FileNotFoundError:
             return True  # another drainer has finished it
         except UnknownFormatError as error:
             self._warn_segment(path, f"is of another format ({error}); it is left alone")
         except OSError as error:
+            if error.errno == errno.EROFS:  # of all segments, and of every ack
+                raise StoreError(f"the disk of {self._directory} is read-only") from error
             report.failed_segments += 1
             self._warn_segment(path, f"cannot be drained now: {error}")
         return True
@@ -262,7 +263,7 @@ class Delivery:
     def _deliver(
         self, segment: SegmentReader, offset: int, lines: Lines, report: DeliveryReport
     ) -> int:
-        parsed = self._parse(lines.payloads)
+        parsed = parse_payloads(lines.payloads, self._clock)
         self._aside.quarantine(segment.name, offset, lines.bad)
         self._aside.bury_once(segment.name, offset, parsed.dead)
         now = self._clock.now()
@@ -283,20 +284,6 @@ class Delivery:
         report.bad_lines += len(lines.bad)
         report.damaged_lines += len(lines.damaged)
         return outcome.acknowledged
-
-    def _parse(self, payloads: list[bytes]) -> _Parsed:
-        parsed = _Parsed()
-        for payload in cooperatively(payloads, self._clock):
-            try:
-                record = parse_payload(payload)
-            except ValueError as error:
-                parsed.dead.append((payload, str(error)))
-                continue
-            if isinstance(record, Gap):
-                parsed.gaps.append(record)
-            else:
-                parsed.records.append(record)
-        return parsed
 
     def _warn_segment(self, path: Path, what: str) -> None:
         self._warn_once(path.name, f"the spool segment {path} {what}")

@@ -79,20 +79,14 @@ class DropTally:
         """
         with self._lock:
             unwritten, self._unwritten = self._unwritten, {}
-        return [
-            Gap(
-                gap=mint_request_id(),
-                timestamp=now,
-                reason=reason,
-                count=lost.count,
-                service=service,
-                model=model,
-                input_tokens=lost.input_tokens,
-                output_tokens=lost.output_tokens,
-                cost_usd=lost.cost_usd,
-            )
-            for (reason, service, model), lost in unwritten.items()
-        ]
+            return [_gap(mint_request_id(), now, key, lost) for key, lost in unwritten.items()]
+
+    def unwritten(self, now: datetime) -> list[Gap]:
+        """Return the losses that no gap record says yet, and keep them. Their ids are no real ones:
+        equal losses come under equal ids."""
+        with self._lock:
+            found = self._unwritten.items()
+            return [_gap(f"unwritten-{n}", now, *entry) for n, entry in enumerate(found)]
 
     def restore(self, gap: Gap) -> None:
         """Take back a gap that could not be written."""
@@ -102,6 +96,21 @@ class DropTally:
             lost.input_tokens += gap.input_tokens
             lost.output_tokens += gap.output_tokens
             lost.cost_usd = add_exactly(lost.cost_usd, gap.cost_usd)
+
+
+def _gap(name: str, now: datetime, key: tuple[str, str | None, str | None], lost: _Lost) -> Gap:
+    reason, service, model = key
+    return Gap(
+        gap=name,
+        timestamp=now,
+        reason=reason,
+        count=lost.count,
+        service=service,
+        model=model,
+        input_tokens=lost.input_tokens,
+        output_tokens=lost.output_tokens,
+        cost_usd=lost.cost_usd,
+    )
 
 
 def _name(text: object) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from receipt_dynamo.delivery import Delivery, DeliveryReport, LeadLostError
+from receipt_dynamo.delivery import BUSY_SECONDS, Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.figures import Figures
 from receipt_dynamo.forks import notice_fork
@@ -118,21 +118,23 @@ class Pipeline:
         *,
         report: DeliveryReport | None = None,
         may_ack: Callable[[], bool] | None = None,
+        patience: float = BUSY_SECONDS,
     ) -> DeliveryReport:
         """Drain the spool in the calling thread; see ``Delivery.run``. Raises UsageError, OSError.
 
-        Where another thread delivers until ``deadline`` the report stays empty and unfinished.
+        Where another thread delivers until ``deadline``, or for longer than ``patience`` seconds,
+        the report stays empty and unfinished.
         """
         notice_fork()
         report = report or DeliveryReport()
-        left = max(0.0, deadline - self.clock.monotonic())
-        if not self.delivering.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+        left = min(patience, max(0.0, deadline - self.clock.monotonic()))
+        if not self.delivering.acquire(timeout=left):
             return report
         try:
             if not self.running:  # else a signal handler within a delivery of its own thread
                 self.running = True
                 try:
-                    self._deliver(deadline, progress, report, may_ack)
+                    self._deliver(deadline, progress, report, may_ack, patience)
                 finally:
                     self.running = False
         finally:
@@ -145,10 +147,11 @@ class Pipeline:
         progress: Callable[[int], None] | None,
         report: DeliveryReport,
         may_ack: Callable[[], bool] | None,
+        patience: float,
     ) -> None:
         counters = self.counters
         try:
-            self.delivery.run(deadline, progress, report=report, may_ack=may_ack)
+            self.delivery.run(deadline, progress, report=report, may_ack=may_ack, patience=patience)
             if len(self.spool.ring):
                 self._deliver_memory(report)
             counters.last_error = None

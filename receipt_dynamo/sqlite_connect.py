@@ -15,12 +15,17 @@ from pathlib import Path
 
 from receipt_dynamo.errors import StoreError
 from receipt_dynamo.files import check_private_file, create_private_file
+from receipt_dynamo.fork_gate import ForkGate
 from receipt_dynamo.sqlite_damage import DamagedStoreError
 from receipt_dynamo.sqlite_pages import is_header, log_is_whole, log_of, read_header
 from receipt_dynamo.sqlite_schema import has_its_tables, prepare
 
 __all__ = ["LogState", "Reading", "log_bytes", "log_state", "open_writer", "set_patience"]
 
+gate = ForkGate()
+"""Around every stay inside SQLite; a writing connection is within for all of its life."""
+
+_EMPTY = "it is empty, and the log beside it is not"
 LogState = tuple[int, int, int] | None
 _ROOM_BYTES = 1 << 20
 _CHECKPOINT_PAGES = 4000  # 16 MB: pages that many batches write again go to the file once
@@ -93,7 +98,7 @@ def _check_files(database: Path, known_log: LogState) -> None:
     log = log_state(database)
     has_log = log is not None and log[1] > 0
     if not header and has_log:
-        raise DamagedStoreError("it is empty, and the log beside it is not")
+        raise DamagedStoreError(_EMPTY)
     if header and not is_header(header):
         raise DamagedStoreError("it does not begin as a database does")
     if has_log and log != known_log and not log_is_whole(log_of(database)):
@@ -103,7 +108,7 @@ def _check_files(database: Path, known_log: LogState) -> None:
 class Reading:
     """One look at a database: how SQLite may open it, and whether it stayed the same meanwhile.
 
-    Raises StoreError where SQLite cannot read it here, OSError.
+    Raises StoreError where SQLite cannot read it here, DamagedStoreError, OSError.
     """
 
     __slots__ = ("_before", "_database", "_immutable")
@@ -112,6 +117,8 @@ class Reading:
         """``undisturbed``: leave no side file where there is none."""
         self._database = database
         has_room, has_log = _has_room(database.parent), log_bytes(database) > 0
+        if has_log and database.stat().st_size == 0:  # even a reader would remove the log
+            raise DamagedStoreError(_EMPTY)
         self._immutable = not has_room or (undisturbed and not has_log)
         if has_log and not has_room:
             raise StoreError(

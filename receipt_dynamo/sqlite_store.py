@@ -22,12 +22,12 @@ from typing import TypeVar
 
 from receipt_dynamo.errors import StoreBusyError, StoreError
 from receipt_dynamo.files import FileLock, check_private_file, secure_directory
-from receipt_dynamo.fork_gate import ForkGate
 from receipt_dynamo.forks import notice_fork, on_fork
 from receipt_dynamo.sqlite_aside import salvaged_of
 from receipt_dynamo.sqlite_connect import (
     LogState,
     Reading,
+    gate,
     log_bytes,
     log_state,
     open_writer,
@@ -35,6 +35,7 @@ from receipt_dynamo.sqlite_connect import (
 )
 from receipt_dynamo.sqlite_damage import DamagedStoreError, damage_in, store_error
 from receipt_dynamo.sqlite_insert import insert
+from receipt_dynamo.sqlite_overlay import SqliteOverlay
 from receipt_dynamo.sqlite_reader import Rows, SqliteReader, take_checked
 from receipt_dynamo.sqlite_repair import finish_repair, repair
 from receipt_dynamo.sqlite_rows import (
@@ -53,8 +54,6 @@ _PATIENCE_SECONDS = 5.0
 """How long a question waits for others: for the lock, to repair, and for other programs."""
 
 _READ_AGAIN = 5
-_gate = ForkGate()
-"""Around every stay inside SQLite; a writing connection is within for all of its life."""
 _T = TypeVar("_T")
 
 
@@ -101,10 +100,10 @@ class SqliteStore(SqliteReader):
             if self._lock.held:  # a signal handler, while its own thread opens the store
                 raise StoreBusyError(f"{self.path} is being opened. Try again.")
             secure_directory(self.path.parent)
-            self._acquire(deadline - time.monotonic())
+            self._acquire(max(0.0, deadline - time.monotonic()))
             self._deadline = deadline
             try:
-                with _gate:
+                with gate:
                     yield from self._written()
             finally:
                 self._lock.release()
@@ -263,7 +262,7 @@ class SqliteStore(SqliteReader):
             return take([])
         reading = Reading(self.path)
         try:
-            with _gate, closing(self._open_reader(reading)) as connection:
+            with gate, closing(self._open_reader(reading)) as connection:
                 if timezone is not None:
                     add_local_time(connection, timezone)
                 rows = connection.execute(sql, values).fetchall()
@@ -324,11 +323,16 @@ class SqliteStore(SqliteReader):
         parent's locks, and write over its records. It only spools; others deliver.
         """
         notice_fork()
-        if _gate.is_unsafe:
+        if gate.is_unsafe:
             raise StoreError(
                 f"the store {self.path} cannot be used in this process: it was forked while SQLite "
                 "was in use. What it records is in the spool, and is delivered by others."
             )
+
+    def overlay(self) -> SqliteOverlay:
+        """Return the store beneath records that it cannot take in; see ``SqliteOverlay``."""
+        self._check_fork()
+        return SqliteOverlay(self.path)
 
     def close(self) -> None:
         """Nothing stays open between calls; here for the protocol."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal, Inexact
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
@@ -19,9 +19,12 @@ __all__ = [
     "DIMENSIONS",
     "Batch",
     "DroppedSummary",
+    "LayeredStore",
     "Rejection",
     "StoredRecord",
+    "UsageOverlay",
     "UsageQuery",
+    "UsageReader",
     "UsageStore",
     "UsageSummary",
     "WriteOutcome",
@@ -176,7 +179,23 @@ class WriteOutcome:
     rejected: Sequence[Rejection] = ()
 
 
-class UsageStore(Protocol):
+class UsageReader(Protocol):
+    """Answers questions about metrics. Raises StoreError where it cannot."""
+
+    def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
+        """Return the first time recorded under each (service, request id) that the store has."""
+
+    def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:
+        """Yield the metrics that match, by time."""
+
+    def summarize(self, query: UsageQuery, by: Sequence[str], timezone: str) -> list[UsageSummary]:
+        """Return the sums per group, ordered by group."""
+
+    def dropped(self, query: UsageQuery) -> DroppedSummary:
+        """Return what was lost in the time range of ``query``."""
+
+
+class UsageStore(UsageReader, Protocol):
     """A store of metrics, unique on their identity; a later arrival replaces an earlier one."""
 
     def exclusive(self, timeout: float) -> AbstractContextManager[None]:
@@ -198,17 +217,27 @@ class UsageStore(Protocol):
         position then stays: the caller sets the rejected aside, and moves it with an empty batch.
         """
 
-    def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
-        """Return the first time recorded under each (service, request id) that the store has."""
-
-    def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:
-        """Yield the metrics that match, by time."""
-
-    def summarize(self, query: UsageQuery, by: Sequence[str], timezone: str) -> list[UsageSummary]:
-        """Return the sums per group, ordered by group."""
-
-    def dropped(self, query: UsageQuery) -> DroppedSummary:
-        """Return what was lost in the time range of ``query``."""
-
     def close(self) -> None:
         """Free what the store holds. It may be used again."""
+
+
+class UsageOverlay(UsageReader, Protocol):
+    """A store as it would be with records that it cannot take in now. Changes nothing in it."""
+
+    def positions(self) -> Mapping[str, int] | None:
+        """Return how far the store has taken in each segment; None where it keeps no positions, or
+        they cannot be read."""
+
+    def add(self, batch: Batch) -> None:
+        """Add records and gaps; a later one replaces an earlier one of the same identity."""
+
+    def is_stale(self) -> bool:
+        """Return whether the store has changed in a way that this overlay does not see."""
+
+
+@runtime_checkable
+class LayeredStore(Protocol):
+    """A store that can be read beneath records that it cannot take in."""
+
+    def overlay(self) -> UsageOverlay:
+        """Return an overlay without records."""

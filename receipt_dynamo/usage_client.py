@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from receipt_dynamo.delivery import Delivery, DeliveryReport
+from receipt_dynamo.delivery import BUSY_SECONDS, Delivery, DeliveryReport
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.errors import ConfigurationError
@@ -25,6 +25,7 @@ from receipt_dynamo.forks import on_fork
 from receipt_dynamo.health import FlushReport, Health, PutResult
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
+from receipt_dynamo.reports import Reports
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.bounds import SpoolBounds, segment_size
 from receipt_dynamo.spool.leadership import Heartbeat, Leadership, read_heartbeat
@@ -77,6 +78,7 @@ class UsageClient:
             bounds=bounds,
             stats=StatsFile(directory / STATS, self._clock),
         )
+        self._reports = Reports(self._pipeline, store, directory)
         self._manual = settings.drain == "manual"
         self._drainer = Drainer(self._pipeline.tick, self._clock)
         self._forgotten = weakref.finalize(self, _forgotten, self._pipeline, self._drainer)
@@ -142,13 +144,20 @@ class UsageClient:
                 self._pipeline.spool.writer.seal()
         return PutResult.DROPPED
 
-    def take_in(self, progress: Callable[[int], None] | None = None) -> DeliveryReport:
+    def take_in(
+        self, progress: Callable[[int], None] | None = None, *, patience: float = BUSY_SECONDS
+    ) -> DeliveryReport:
         """Bring what the spool holds into the store now, in the calling thread.
 
-        ``progress`` is told how many records each batch delivered. Raises StoreError.
+        ``progress`` is told how many records each batch delivered. Waits ``patience`` seconds at
+        once for a store that others use. Raises StoreError.
         """
-        self._pipeline.maintain()
-        return self._pipeline.deliver(float("inf"), progress)
+        return self._reports.take_in(progress, patience)
+
+    @property
+    def store_refusal(self) -> str | None:
+        """Why the store could not take in the spool when it last was to, or None."""
+        return self._reports.refusal
 
     def ship(self, progress: Callable[[int], None] | None = None) -> int:
         """Do one round as the drainer of this spool, in the calling thread; return how many
@@ -264,15 +273,18 @@ class UsageClient:
         """Return the first time recorded under each (service, request id), as far as there is one.
 
         For importers: a reply that carries no time of its own keeps the one it has. Takes in the
-        spool first. Raises StoreError.
+        spool first, as ``query`` does. Raises StoreError.
         """
-        self.take_in()
-        return self._store.recorded_times(keys)
+        return self._reports.recorded_times(keys)
 
     def query(self, query: UsageQuery | None = None) -> Iterator[AIUsageMetric]:
-        """Yield the metrics that match, by time. Takes in the spool first. Raises StoreError."""
-        self.take_in()
-        yield from self._store.query(query or UsageQuery())
+        """Yield the metrics that match, by time. Takes in the spool first.
+
+        Where the embedded store cannot take it in (a full or read-only disk, somebody who keeps its
+        lock for 5 s), the answer is the same: what waits is read from the spool into memory, and a
+        warning says so once. Raises StoreError where the store cannot be read either.
+        """
+        yield from self._reports.query(query or UsageQuery())
 
     def summarize(
         self,
@@ -282,16 +294,15 @@ class UsageClient:
     ) -> list[UsageSummary]:
         """Return sums per group (see ``DIMENSIONS``); days are those of ``timezone``.
 
-        Takes in the spool first. Without ``by`` one summary of everything. Raises StoreError, and
-        ValueError for an unknown word or timezone.
+        Takes in the spool first, as ``query`` does. Without ``by`` one summary of everything.
+        Raises StoreError, and ValueError for an unknown word or timezone.
         """
-        self.take_in()
-        return self._store.summarize(query or UsageQuery(), by, timezone)
+        return self._reports.summarize(query or UsageQuery(), by, timezone)
 
     def dropped(self, query: UsageQuery | None = None) -> DroppedSummary:
-        """Return what was lost in the time range of ``query``. Takes in the spool first."""
-        self.take_in()
-        return self._store.dropped(query or UsageQuery())
+        """Return what was lost in the time range of ``query``. Takes in the spool first, as
+        ``query`` does. Raises StoreError."""
+        return self._reports.dropped(query or UsageQuery())
 
     def __enter__(self) -> Self:
         return self
@@ -306,6 +317,7 @@ class UsageClient:
 
     def _forget_after_fork(self) -> None:
         self._pipeline.forget_after_fork()
+        self._reports.forget_after_fork()
         self._drainer.reset()
 
     def __repr__(self) -> str:

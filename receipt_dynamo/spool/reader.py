@@ -72,12 +72,14 @@ def spool_bytes(segments: list[Path]) -> int:
 class SegmentReader:
     """One segment, open for reading and for its ack. A context manager; one thread at a time.
 
-    Raises FileNotFoundError when the segment is gone: another drainer has finished it.
+    Without ``may_ack`` it is opened for reading alone, also on a disk that is read-only. Raises
+    FileNotFoundError when the segment is gone: another drainer has finished it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_ack: bool = True) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        access = os.O_RDWR if may_ack else os.O_RDONLY
+        self._descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     @property
     def name(self) -> str:

@@ -38,6 +38,11 @@ class MemoryRing:
             self._bytes += len(payload)
             return True
 
+    def peek(self) -> list[bytes]:
+        """Return all payloads, oldest first, and keep them."""
+        with self._lock:
+            return list(self._payloads)
+
     def take(self, limit: int) -> list[bytes]:
         """Take out the oldest ``limit`` payloads: nobody else has them now.
 

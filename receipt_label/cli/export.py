@@ -42,10 +42,10 @@ def command(form: str, output: str | None, **chosen: Any) -> None:
     """
     selection = Selection.of(datetime.now(UTC), **chosen)
     from receipt_label.cli.opening import open_client
-    from receipt_label.cli.progress import take_in
+    from receipt_label.cli.progress import take_in_for_report
 
     with open_client() as client:
-        take_in(client)
+        take_in_for_report(client)
         metrics = client.query(selection.query)
         write = _write_jsonl if form == "jsonl" else _write_csv
         with _opened(output) as stream:

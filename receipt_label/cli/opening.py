@@ -46,7 +46,8 @@ def open_client() -> Iterator[UsageClient]:
     except BaseException:
         client.close()
         raise
-    client.close()
+    if client.store_refusal is None or client.has_recorded():
+        client.close()
 
 
 def note_other_destinations(settings: Settings) -> None:

@@ -13,8 +13,9 @@ from receipt_label.cli.output import clean
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
 
-__all__ = ["bytes_bar", "take_in"]
+__all__ = ["bytes_bar", "records_bar", "take_in", "take_in_for_report"]
 
+_PATIENCE_SECONDS, _REPORT_PATIENCE_SECONDS = 60.0, 5.0  # for a store that others use
 _LONG_BACKLOG = 20_000  # records: about a second
 
 
@@ -58,11 +59,27 @@ def records_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]
         yield lambda count: progress.advance(task, count)
 
 
-def take_in(client: UsageClient) -> None:
+def take_in(client: UsageClient, *, patience: float = _PATIENCE_SECONDS) -> None:
     """Bring what the spool holds into the store; a long backlog shows a bar. Raises StoreError."""
     backlog = client.pending() if sys.stderr.isatty() else 0
     if backlog < _LONG_BACKLOG:
-        client.take_in()
+        client.take_in(patience=patience)
         return
     with records_bar("taking in the spool", backlog) as tell:
-        client.take_in(tell)
+        client.take_in(tell, patience=patience)
+
+
+def take_in_for_report(client: UsageClient) -> None:
+    """Bring what the spool holds into the store, as far as it can be; see ``take_in``.
+
+    What the store refuses, the client reads from the spool when it is asked, and says so. Raises
+    StoreVersionError.
+    """
+    from receipt_dynamo import StoreError, StoreVersionError
+
+    try:
+        take_in(client, patience=_REPORT_PATIENCE_SECONDS)
+    except StoreVersionError:
+        raise
+    except StoreError:
+        pass

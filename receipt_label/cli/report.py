@@ -101,10 +101,10 @@ def command(
         note_other_destinations,
         open_client,
     )
-    from receipt_label.cli.progress import take_in
+    from receipt_label.cli.progress import take_in_for_report
 
     with open_client() as client:
-        take_in(client)
+        take_in_for_report(client)
         report = _unpriced(client, selection, words) if unpriced else _all(client, selection, words)
         settings = client.settings
         is_empty = not report.groups and _is_empty(client)
