@@ -18,7 +18,7 @@ from receipt_dynamo import Settings, UsageClient, open_usage_client
 from receipt_dynamo.sqlite_pages import log_of
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.store import Batch, StoredRecord
-from tests.support import encode, make_metric
+from tests.support import encode, in_fork, make_metric
 from tests.support.disks import fill_up, free_up, make_read_only, small_disk
 from tests.support.sqlite_files import many_metrics
 
@@ -131,7 +131,7 @@ def test_a_log_left_beside_the_store_is_read_where_nobody_may_recover_it(
 ) -> None:
     """SQLite would need memory that it shares in a file, and touching that file can kill."""
     settings = settings_of(disk)
-    record(settings)
+    assert in_fork(lambda: record(settings)) == 0  # leaves no file open for writing
     leave_a_log(settings, shared_memory=shared_memory)
     before = files_of(settings)
     (fill_up if state == "full" else make_read_only)(disk)
@@ -151,7 +151,7 @@ def test_a_log_left_beside_the_store_is_read_where_nobody_may_recover_it(
 def test_a_report_works_on_a_read_only_disk(disk: Path) -> None:
     """Nothing is written, not even a lock."""
     settings = settings_of(disk)
-    record(settings)
+    assert in_fork(lambda: record(settings)) == 0  # leaves no file open for writing
     make_read_only(disk)
 
     answer, said = report(settings)

@@ -173,7 +173,7 @@ def test_nothing_stays_open_between_two_questions(store: SqliteStore) -> None:
     next(answer)
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the one that this loop reads
-            assert "usage.db" not in str(descriptor.readlink())
+            assert str(store.path) not in str(descriptor.readlink())
 
     def child() -> None:
         with pytest.raises(StoreError, match="forked"):
