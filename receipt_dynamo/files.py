@@ -170,7 +170,7 @@ class FileLock:
         while not self.try_acquire():
             if time.monotonic() >= deadline:
                 raise StoreBusyError(
-                    f"{self.path} was held by another process for {timeout:.0f} s. Try again."
+                    f"{self.path} was held by another process for {max(timeout, 0):.0f} s. Try again."
                 )
             time.sleep(_POLL_SECONDS)
 
