@@ -264,7 +264,12 @@ class Delivery:
         self, segment: SegmentReader, offset: int, lines: Lines, report: DeliveryReport
     ) -> int:
         parsed = parse_payloads(lines.payloads, self._clock)
-        self._aside.quarantine(segment.name, offset, lines.bad)
+        try:
+            self._aside.quarantine(segment.name, offset, lines.bad)
+        except OSError:
+            if lines.damaged:
+                raise
+            # Only what a full disk cut short, and answered nobody: it must not keep the disk full.
         self._aside.bury_once(segment.name, offset, parsed.dead)
         now = self._clock.now()
         parsed.gaps += [Gap(f"{segment.name}-{at}", now, "corrupt", 1) for at in lines.damaged]

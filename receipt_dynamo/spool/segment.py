@@ -117,7 +117,7 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
     """Split ``data``, read from offset ``start``, into at most ``limit`` records.
 
     ``end`` is the offset behind the last complete line taken. An empty line is what a writer puts
-    behind a torn one. A record whose newline before it was damaged is found in the bad line.
+    behind a torn one. Records that a damaged newline has joined are told apart again.
     """
     payloads: list[bytes] = []
     bad: list[bytes] = []
@@ -135,14 +135,12 @@ def split_lines(data: bytes, start: int, limit: int) -> Lines:
         if payload is not None:
             payloads.append(payload)
             continue
-        starts, payload = _within(line)
-        if payload is not None:
-            payloads.append(payload)
-            line = line[: starts.pop()]
-        elif data[position : position + 1] == b"\n":
-            starts.pop()  # cut short
-        bad.append(line)
-        damaged += [start + begin + offset for offset in starts]
+        whole, pieces = _take_apart(line)
+        payloads += whole
+        bad += [line[slice(*piece)] for piece in pieces]
+        if pieces and pieces[-1][1] == len(line) and data[position : position + 1] == b"\n":
+            pieces.pop()  # cut short
+        damaged += [start + begin + piece[0] for piece in pieces]
     return Lines(payloads, bad, start + position, damaged)
 
 
@@ -156,12 +154,26 @@ def _payload(line: bytes) -> bytes | None:
     return payload + _LAST if line[:CRC_BYTES] == restored else None
 
 
-def _within(line: bytes) -> tuple[list[int], bytes | None]:
-    """Return where records begin in a bad line, and the payload of the last one if it is whole."""
-    starts = [0]
-    for found in _RECORD_START.finditer(line, 1):
-        starts.append(found.start())
-        payload = _payload(line[found.start() :])
-        if payload is not None:
-            return starts, payload
-    return starts, None
+def _take_apart(line: bytes) -> tuple[list[bytes], list[tuple[int, int]]]:
+    """Return the whole records in a bad line, and from where to where something else lies.
+
+    A record is whole if it lies between two places where one begins, but for one byte at its end:
+    what its newline became, or its last brace.
+    """
+    starts = [0, *(found.start() for found in _RECORD_START.finditer(line, 1))]
+    whole: list[bytes] = []
+    bad: list[tuple[int, int]] = []
+    done = 0
+    for number, begin in enumerate(starts):
+        if begin < done:
+            continue
+        for end in (*starts[number + 1 :], len(line), len(line) + 1):
+            payload = _payload(line[begin : end - 1])
+            if payload is not None:
+                whole.append(payload)
+                done = end
+                break
+        else:
+            done = starts[number + 1] if begin < starts[-1] else len(line)
+            bad.append((begin, done))
+    return whole, bad

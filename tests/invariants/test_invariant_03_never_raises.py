@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from receipt_dynamo import PutResult, UsageClient
 from receipt_dynamo.spool.ring import MemoryRing
+from tests.invariants.conftest import OpenBench
 from tests.support import make_metric, stored_ids
+from tests.support.fake_os import MAY_FAIL, Fault
 
 Open = Callable[..., UsageClient]
 CALLS = "open write pwrite pread rename unlink fstat statvfs scandir fdatasync dup close".split()
@@ -61,6 +64,29 @@ def test_invariant_03_no_error_of_the_disk_reaches_the_caller(
     assert (dropped.count, dropped.input_tokens) == (len(lost), 2 * len(lost))
 
 
+@pytest.mark.parametrize("fsync", [False, True], ids=["default", "fsync"])
+@pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
+def test_invariant_03_every_single_call_of_a_put_may_fail(
+    open_bench: OpenBench, error: int, fsync: bool
+) -> None:
+    """The first, the second, and so on, once or from then on: it answers, and so does the next."""
+    for lasting in (False, True):
+        for passing in range(100):
+            bench = open_bench(fsync=fsync)
+            (program,) = bench.programs
+            fault = Fault(MAY_FAIL, passing=passing, error=error, lasting=lasting)
+            with bench.acting(program, fault):
+                bench.put_some(program, 6)  # more than one segment
+            if not fault.happened:
+                break
+            bench.clock.advance(2)
+            with bench.acting(program):
+                assert program.spool.put(make_metric(request_id="after")) is PutResult.STORED
+            assert bench.stored <= bench.present()
+            assert bench.counted() == bench.lost
+        assert passing > 10
+
+
 @pytest.mark.parametrize("keep", range(0, 200, 7))
 def test_invariant_03_a_short_write_is_an_answer(
     client: UsageClient, monkeypatch: pytest.MonkeyPatch, keep: int
@@ -96,6 +122,26 @@ def test_invariant_03_what_cannot_be_a_record_is_counted(
     """No input raises; it is a drop with a reason."""
     assert client.put_ai_usage_metric(thing) is PutResult.DROPPED  # type: ignore[arg-type]
     assert client.dropped().by_reason == {"invalid": 1}
+
+
+class Odd:
+    """A value that no JSON has, and no text."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+@pytest.mark.parametrize("value", [Odd(), {"a": Odd()}, "\ud800", {1: {2, Odd()}}, float("nan")])
+def test_invariant_03_what_cannot_be_written_down_is_counted(
+    client: UsageClient, value: object
+) -> None:
+    """A metric that somebody has changed by force harms nobody."""
+    metric = make_metric()
+    msgspec.structs.force_setattr(metric, "metadata", {"odd": value})
+    msgspec.structs.force_setattr(metric, "error", value)
+    answer = client.put_ai_usage_metric(metric)
+    assert (answer is PutResult.STORED) != (client.dropped().count == 1)
+    assert client.put_ai_usage_metric(make_metric()) is PutResult.STORED
 
 
 SHUTDOWN = """

@@ -16,6 +16,8 @@ from receipt_dynamo import PutResult, UsageClient
 from receipt_dynamo.spool.reader import list_segments
 from receipt_dynamo.spool.ring import MemoryRing
 from tests.support import make_metric, stored_ids
+from tests.support.fake_os import Fault
+from tests.support.spool_bench import SpoolBench
 
 
 def test_invariant_10_a_full_disk_costs_only_what_is_counted(
@@ -55,3 +57,16 @@ def test_invariant_10_a_full_disk_costs_only_what_is_counted(
     assert stored_ids(client) == kept
     dropped = client.dropped()
     assert (dropped.count, dropped.input_tokens, dropped.cost_usd) == (7, 21, Decimal("0.7"))
+
+
+def test_invariant_10_a_torn_line_does_not_keep_a_disk_full(bench: SpoolBench) -> None:
+    """It was answered to nobody, and needs no room in quarantine/ before its segment may go."""
+    (program,) = bench.programs
+    with bench.acting(program, Fault(("write",), passing=2, keep=60)):
+        bench.put_some(program, 2)
+    bench.system.disk.capacity = bench.system.disk.used()
+    with bench.acting(program):
+        program.spool.writer.seal()
+    bench.run_drainer(program)
+    assert set(bench.store.records) == bench.stored | program.remembered
+    assert not bench.segments()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import errno
+import os
 import re
 import threading
 from collections.abc import Collection, Iterator
@@ -36,7 +37,7 @@ from tests.support.fake_os import FakeProcess, FakeSystem
 DIRECTORY = Path("/usage/spool")
 SEGMENT_BYTES = 600
 HEADER = 29
-_SEGMENT = re.compile(rb"#spool1 ack=(\d{16})\n")
+_SEGMENT = re.compile(rb"#spool1 ack=(\d{4})(\d{12})")
 _START = re.compile(rb"[0-9a-f]{8} \{")
 
 copyreg.pickle(type(threading.RLock()), lambda _lock: (threading.RLock, ()))  # what a fork leaves
@@ -191,7 +192,12 @@ def observe(system: FakeSystem, store: ModelStore) -> list[Segment]:
 
 def _start(data: bytes, position: int | None) -> int:
     header = _SEGMENT.match(data)
-    start = position if position is not None else int(header[1]) if header else HEADER
+    if position is not None:
+        start = position
+    else:
+        start = int(header[2]) if header else HEADER
+        if header and int(header[1]) != (start - HEADER) % 9973:
+            return HEADER
     if start < HEADER or not (data[start - 1 : start] == b"\n" or start == position == len(data)):
         return HEADER
     return start
@@ -201,15 +207,16 @@ def _lines(data: bytes) -> Iterator[tuple[int, int, bytes | None]]:
     begin = HEADER
     while begin < len(data):
         end = data.find(b"\n", begin) + 1 or len(data)
-        line = data[begin:end].removesuffix(b"\n")
-        starts = [0, *(found.start() for found in _START.finditer(line, 1))]
-        whole = [at for at in starts if payload_of(line[at:]) is not None]
-        if whole:
-            if whole[0]:
-                yield begin, begin + whole[0], None
-            yield begin + whole[0], end, payload_of(line[whole[0] :])
-        elif line:
-            yield begin, end, None
+        starts = [begin, *(found.start() + begin for found in _START.finditer(data[begin:end], 1))]
+        while starts:
+            at = starts.pop(0)
+            ends = [*starts, end]
+            # Up to its newline, or to what its newline or its last brace became.
+            found = [(to, payload_of(data[at : to - cut])) for to in ends for cut in (0, 1, 2)]
+            to, payload = next((pair for pair in found if pair[1]), (ends[0], None))
+            if payload or data[at:to].strip(b"\n"):
+                yield at, to, payload
+            starts = [start for start in starts if start >= to]
         begin = end
 
 
@@ -241,3 +248,12 @@ def letters(system: FakeSystem) -> set[str]:
 
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EDQUOT)
+
+
+def plant(system: FakeSystem, name: str, data: bytes) -> None:
+    """Put a file into the spool, as a process that is dead has left it."""
+    with system.running(system.spawn()):
+        descriptor = system.os.open(DIRECTORY / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if data:
+            system.os.write(descriptor, data)
+        system.kill(system.current)

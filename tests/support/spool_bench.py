@@ -42,7 +42,7 @@ class SpoolBench:
         self.store = ModelStore(self.system, keeps_positions=positions)
         self.fsync, self.bound = fsync, bound
         self.programs: list[Program] = []
-        self._names = 0
+        self.names = 0
         self.stored: set[str] = set()
         self.perhaps: set[str] = set()  # may be there, and need not be
         self.unsure: set[str] = set()  # STORED, and no sync will ever prove that it is on the disk
@@ -128,8 +128,8 @@ class SpoolBench:
             self.system.kill(program.process)
 
     def new_name(self) -> str:
-        self._names += 1
-        return f"r{self._names}"
+        self.names += 1
+        return f"r{self.names}"
 
     def pick(self, who: int) -> Program:
         if not self.programs:

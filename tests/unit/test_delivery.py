@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from receipt_dynamo import StoreError, UsageQuery
 from receipt_dynamo.delivery import BATCH_RECORDS, Delivery, DeliveryReport, LeadLostError
@@ -306,58 +303,6 @@ def test_a_gap_is_delivered_once_however_often(bench: Bench) -> None:
     bench.run()
     dropped = bench.store.dropped(UsageQuery())
     assert (dropped.count, dropped.input_tokens) == (5, 7)
-
-
-RECORDS = [encode(make_metric(request_id=f"r{n}")) for n in range(4)]
-SEGMENT = format_header(HEADER_BYTES) + b"".join(map(encode_line, RECORDS))
-
-
-def deliver_damaged(make_bench: Callable[[], Bench], data: bytes) -> tuple[set[str], Bench]:
-    """Deliver a segment of these bytes beside a sound one; return what arrived of it."""
-    bench = make_bench()
-    bench.spool("sound")
-    (bench.directory / "0000000000000000001-1-aa.seg").write_bytes(data)
-    bench.run()
-    stored = bench.stored
-    assert len(stored) == len(set(stored))
-    assert "sound" in stored
-    return set(stored) - {"sound"}, bench
-
-
-@pytest.fixture
-def make_bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Bench]:
-    return lambda: Bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(8))
-def test_truncated_at_any_byte_only_the_cut_record_is_missing(
-    make_bench: Callable[[], Bench], part: int
-) -> None:
-    """A file cut at every single byte: all whole records arrive, and nothing hangs."""
-    ends = [HEADER_BYTES + sum(len(encode_line(r)) for r in RECORDS[:n]) for n in range(5)]
-    for size in range(part, len(SEGMENT) + 1, 8):
-        arrived, _ = deliver_damaged(make_bench, SEGMENT[:size])
-        whole = sum(size >= end - 2 for end in ends[1:])
-        assert arrived == {f"r{n}" for n in range(whole)}, size
-
-
-@given(st.integers(0, len(SEGMENT) * 8 - 1))
-@example(6 * 8)
-def test_any_flipped_bit_costs_only_the_records_it_touches(
-    make_bench: Callable[[], Bench], bit: int
-) -> None:
-    """At most two neighbours are lost, what is lost is in quarantine, and all others arrive."""
-    data = bytearray(SEGMENT)
-    data[bit // 8] ^= 1 << bit % 8
-    arrived, bench = deliver_damaged(make_bench, bytes(data))
-    if bit // 8 == 6 and data[6:7].isdigit():  # "#spool3": another version, left alone
-        assert arrived == set()
-        assert len(list_segments(bench.directory)) == 1
-        return
-    lost = {f"r{n}" for n in range(4)} - arrived
-    assert len(lost) <= (0 if bit // 8 < HEADER_BYTES - 1 else 2)
-    assert (bench.directory / "quarantine").exists() == bool(lost)
 
 
 def test_a_stored_record_that_rotted_on_disk_is_shown_as_lost(bench: Bench) -> None:

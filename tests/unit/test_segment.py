@@ -120,13 +120,22 @@ def test_a_record_that_lacks_only_its_end_is_whole(end: bytes) -> None:
     assert (lines.payloads, lines.bad, lines.damaged) == (RECORDS[:3], [], [])
 
 
-def test_records_that_damage_has_joined_are_counted_one_by_one() -> None:
-    """The last of them is whole and comes out; each of the others is a loss of its own."""
-    joined = b"?".join(encode_line(record)[:-1] for record in RECORDS[:3]) + b"\n"
-    lines = split_lines(joined, 50, 100)
-    second = len(encode_line(RECORDS[0]))
-    assert (lines.payloads, lines.damaged) == (RECORDS[2:3], [50, 50 + second])
-    assert lines.bad == [joined[: -len(encode_line(RECORDS[2]))]]
+def test_records_that_a_damaged_newline_has_joined_are_told_apart() -> None:
+    """Their own bytes are sound: none of them is lost."""
+    joined = b"?".join(encode_line(record)[:-1] for record in RECORDS[:3])
+    for end in (b"\n", b"?\n"):
+        lines = split_lines(joined + end, 50, 100)
+        assert (lines.payloads, lines.bad, lines.damaged) == (RECORDS[:3], [], [])
+
+
+def test_damaged_records_that_are_joined_are_counted_one_by_one() -> None:
+    """Two of three are lost: each is a loss of its own, and the one between them comes out."""
+    lines = [encode_line(record)[:-1] for record in RECORDS[:3]]
+    lines[0], lines[2] = lines[0].replace(b"n", b"m", 1), lines[2].replace(b"n", b"m", 1)
+    found = split_lines(b"?".join(lines) + b"\n", 50, 100)
+    third = len(lines[0]) + len(lines[1]) + 2
+    assert (found.payloads, found.damaged) == (RECORDS[1:2], [50, 50 + third])
+    assert found.bad == [lines[0] + b"?", lines[2]]
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
