@@ -169,8 +169,9 @@ class FileLock:
         deadline = time.monotonic() + timeout
         while not self.try_acquire():
             if time.monotonic() >= deadline:
+                waited = f"{max(timeout, 0):.0f} s"
                 raise StoreBusyError(
-                    f"{self.path} was held by another process for {max(timeout, 0):.0f} s. Try again."
+                    f"{self.path} was held by another process for {waited}. Try again."
                 )
             time.sleep(_POLL_SECONDS)
 

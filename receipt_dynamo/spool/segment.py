@@ -48,6 +48,7 @@ _LAST = b"}"  # of every record
 RESTORABLE_ENDS = frozenset({b"\n", _LAST + b"\n"})
 """What a line may lack and still be read."""
 
+_INNER_STARTS = 8
 _RECORD_START = re.compile(rb"[0-9a-f]{8} \{")
 
 
@@ -158,7 +159,8 @@ def _take_apart(line: bytes) -> tuple[list[bytes], list[tuple[int, int]]]:
     """Return the whole records in a bad line, and from where to where something else lies.
 
     A record is whole if it lies between two places where one begins, but for one byte at its end:
-    what its newline became, or its last brace.
+    what its newline became, or its last brace. What looks like the beginning of one may stand in a
+    record's own text; that is followed a few times only, or a line full of it would take hours.
     """
     starts = [0, *(found.start() for found in _RECORD_START.finditer(line, 1))]
     whole: list[bytes] = []
@@ -167,7 +169,10 @@ def _take_apart(line: bytes) -> tuple[list[bytes], list[tuple[int, int]]]:
     for number, begin in enumerate(starts):
         if begin < done:
             continue
-        for end in (*starts[number + 1 :], len(line), len(line) + 1):
+        ends = starts[number + 1 : number + 1 + _INNER_STARTS]
+        if len(ends) < _INNER_STARTS:
+            ends += len(line), len(line) + 1
+        for end in ends:
             payload = _payload(line[begin : end - 1])
             if payload is not None:
                 whole.append(payload)

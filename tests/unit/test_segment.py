@@ -149,3 +149,11 @@ def test_empty_lines_count_as_nothing() -> None:
     """A writer puts one after a torn record; it is no damage."""
     lines = split_lines(b"\n\n" + encode_line(b"{}") + b"\n", 0, 10)
     assert (lines.payloads, lines.bad) == ([b"{}"], [])
+
+
+def test_a_damaged_line_full_of_what_looks_like_records_is_read_in_no_time() -> None:
+    """Text may hold beginnings of records by the thousand: they are not tried with each other."""
+    line = b"0badc0de " + b'{"text":"' + b"0123abcd {" * 35_000 + b'"}'
+    lines = split_lines(line + b"\n" + encode_line(b"{}"), 0, 10)
+    assert lines.payloads == [b"{}"]
+    assert lines.damaged
