@@ -58,7 +58,7 @@ def payload_changes_when_sent_again() -> None:
     """A record is encoded anew for each delivery, with something that differs."""
     import itertools
 
-    from receipt_dynamo import delivery
+    from receipt_dynamo import payload as payloads
     from receipt_dynamo.store import StoredRecord
 
     counter = itertools.count()
@@ -72,7 +72,7 @@ def payload_changes_when_sent_again() -> None:
 
         return parse
 
-    replace(delivery, "parse_payload", changed)
+    replace(payloads, "parse_payload", changed)
 
 
 @mutant
@@ -240,9 +240,9 @@ def a_stopped_leader_leads_for_ever() -> None:
 def a_report_does_not_take_in() -> None:
     """A report shows what the store has, not what waits."""
     from receipt_dynamo.delivery import DeliveryReport
-    from receipt_dynamo.usage_client import UsageClient
+    from receipt_dynamo.reports import Reports
 
-    UsageClient.take_in = lambda *_: DeliveryReport()  # type: ignore[method-assign]
+    Reports.take_in = lambda *_, **__: DeliveryReport()  # type: ignore[method-assign]
 
 
 @mutant
