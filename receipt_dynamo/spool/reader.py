@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from receipt_dynamo.files import READ_FLAGS
 from receipt_dynamo.spool.names import NEW_SUFFIX, SEGMENT_SUFFIX
 from receipt_dynamo.spool.segment import (
     HEADER_BYTES,
@@ -79,7 +80,7 @@ class SegmentReader:
     def __init__(self, path: Path, *, may_ack: bool = True) -> None:
         self.path = path
         access = os.O_RDWR if may_ack else os.O_RDONLY
-        self._descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._descriptor = os.open(path, READ_FLAGS | access)
 
     @property
     def name(self) -> str:

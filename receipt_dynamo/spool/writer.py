@@ -180,9 +180,11 @@ class SpoolWriter:
             self._active = None
 
     def _close_retired(self) -> None:
-        """Free the locks of sealed segments; remember those that a sync has yet to see."""
+        """End the last lines of sealed segments, and free their locks; note what needs a sync."""
         while self._retired:
             segment = self._retired.pop()
+            with suppress(OSError):
+                segment.end_line()
             if segment.dirty:
                 self._unsynced.append(segment.path)
             segment.close()

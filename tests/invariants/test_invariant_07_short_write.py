@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receipt_dynamo.delivery import Delivery
@@ -15,6 +15,7 @@ from tests.support import FakeClock, encode, make_metric
 from tests.support.stores import MemoryStore
 
 
+@example(cuts=[29, 1])  # the mark itself, one byte of it, and nothing after
 @given(cuts=st.lists(st.none() | st.integers(0, 250), min_size=1, max_size=12))
 def test_invariant_07_neighbours_of_torn_records_are_whole(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int | None]
