@@ -102,23 +102,34 @@ class Drainer:
             self.idle = False
             self._inbox.put(_Wake())
 
-    def call(self, work: Callable[[], object], timeout: float) -> bool:
+    def call(
+        self,
+        work: Callable[[], object],
+        timeout: float,
+        at_shutdown: Callable[[], object] = lambda: None,
+    ) -> bool:
         """Do ``work`` and wait for it, ``timeout`` seconds at most; return whether it is done.
 
         A disk that hangs or a lock that is held keeps a thread of ours waiting, not the caller.
-        Only where there is no thread and none can be started, at interpreter shutdown, does the
-        caller do the work itself. What is not done in time goes on behind the caller's back.
+        What is not done in time goes on behind the caller's back. Where the system has too many
+        threads the caller does the work itself.
 
-        Once the interpreter finalises, no other thread runs: one that was frozen within its work
-        may hold locks, and so nothing is done, at once.
+        When the interpreter shuts down no thread may run or start any more. Then the caller does
+        ``at_shutdown`` in place of the work, which must not wait for anything; and nothing at all
+        where our thread was frozen within its work, for it may hold locks.
         """
         notice_fork()
-        job = _Job(work)
+        job, instead = _Job(work), _Job(at_shutdown)
         if sys.is_finalizing():
-            if self._takes_jobs and not self._resting:
-                return False
+            if not self._takes_jobs or self._resting:
+                instead.run()
+            return False
+        if self._is_current():
             job.run()
-        elif self._is_current() or not (self._hand_over(job) or _start_thread(job.run)):
+        elif not (self._hand_over(job) or _start_thread(job.run)):
+            if not threading.main_thread().is_alive():  # exit hooks of Python 3.12 and later
+                instead.run()
+                return False
             job.run()
         return job.done.wait(min(max(0.0, timeout), threading.TIMEOUT_MAX))
 

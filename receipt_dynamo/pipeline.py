@@ -60,13 +60,16 @@ class Pipeline:
     running: bool = False
     maintained: float = float("-inf")
 
-    def maintain(self) -> None:
-        """Bring what lies in memory to the disk, and everything on the disk to safety."""
+    def maintain(self, *, sync: bool = True) -> None:
+        """Bring what lies in memory to the disk, and everything on the disk to safety.
+
+        Without ``sync`` it waits for no disk.
+        """
         notice_fork()
         self.maintained = self.clock.monotonic()
         self.counters.spool_error = None
         try:
-            self.spool.maintain()
+            self.spool.maintain(sync=sync)
         except OSError as error:
             self.counters.spool_error = f"the spool: {error}"
         self.stats.save(self.figures())

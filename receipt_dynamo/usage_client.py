@@ -185,13 +185,16 @@ class UsageClient:
     def flush(self, timeout: float = 30.0) -> FlushReport:
         """Deliver what is spooled; return after ``timeout`` seconds at the latest. Raises nothing.
 
-        What could not be delivered is reported as pending, and stays in the spool. A backlog too
+        What could not be delivered is reported as pending, and stays in the spool. When the
+        interpreter shuts down and no thread runs any more, that is everything. A backlog too
         long to be counted in time is estimated from its bytes; where the spool cannot be read at
         all (too many open files), whatever this process has stored counts as pending.
         """
         deadline = self._clock.monotonic() + max(0.0, timeout)
         report = DeliveryReport()
-        done = self._drainer.call(lambda: self._flush(deadline, report), timeout)
+        done = self._drainer.call(
+            lambda: self._flush(deadline, report), timeout, at_shutdown=self._secure
+        )
         waiting = 0 if done and report.finished else self._pending_by(deadline)
         in_memory = len(self._pipeline.spool.ring)
         return FlushReport(report.delivered, waiting + in_memory, report.dead)
@@ -204,6 +207,11 @@ class UsageClient:
         except Exception as error:  # the exit hook and close() come through here
             pipeline.note_error(error)
         pipeline.keep_stats()
+
+    def _secure(self) -> None:
+        """Write into the spool what lies in memory, and what was lost, without any waiting."""
+        self._pipeline.maintain(sync=False)
+        self._pipeline.keep_stats()
 
     def _pending_by(self, deadline: float) -> int:
         try:
@@ -239,7 +247,11 @@ class UsageClient:
             _let_go(self._pipeline)
             self._store.close()
 
-        self._drainer.call(finish, timeout)
+        def finish_at_shutdown() -> None:
+            self._secure()
+            _let_go(self._pipeline, sync=False)
+
+        self._drainer.call(finish, timeout, at_shutdown=finish_at_shutdown)
         self._drainer.stop(deadline - self._clock.monotonic())
 
     def has_recorded(self) -> bool:
@@ -326,12 +338,21 @@ class UsageClient:
         return f"<{type(self).__name__} {self.settings.destination} {state} stored={stored}>"
 
 
-def _let_go(pipeline: Pipeline) -> None:
-    """Seal the spool and give up the lead; what lies in memory only is lost, and counted."""
+def _let_go(pipeline: Pipeline, *, sync: bool = True) -> None:
+    """Seal the spool and give up the lead; what lies in memory only is lost, and counted.
+
+    Without ``sync`` it waits for no disk.
+    """
     pipeline.spool.give_up_memory()
-    pipeline.spool.writer.close()
+    if sync:
+        pipeline.spool.writer.close()
+    else:
+        pipeline.spool.writer.seal()
     pipeline.leader.release()
-    pipeline.retire_stats()
+    if sync:
+        pipeline.retire_stats()
+    else:
+        pipeline.keep_stats()
 
 
 def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
@@ -341,11 +362,11 @@ def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
     in a thread, for its disk may hang.
     """
 
-    def finish() -> None:
-        pipeline.maintain()
-        _let_go(pipeline)
+    def finish(*, sync: bool = True) -> None:
+        pipeline.maintain(sync=sync)
+        _let_go(pipeline, sync=sync)
 
-    drainer.call(finish, 0.0)
+    drainer.call(finish, 0.0, at_shutdown=partial(finish, sync=False))
     drainer.stop(0.0)
 
 

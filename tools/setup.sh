@@ -44,6 +44,23 @@ make_venv() {
   quietly "$venv/bin/python" -m pip install -q -U pip
 }
 
+# Some tests end a process under every Python that is supported: beside .venv, a small environment
+# for each that is found. What cannot be had is skipped there, and said.
+make_others() {
+  local version other python
+  for version in 3.11 3.12 3.13; do
+    other=$venv/others/$version
+    for python in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+      "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" \
+        >/dev/null 2>&1 || continue
+      "$python" -m venv --clear --without-pip "$other" >>"$log" 2>&1 &&
+        "$venv/bin/python" -m pip --python "$other/bin/python" install -q \
+          -c constraints.txt msgspec >>"$log" 2>&1 && break
+      echo "Python $version cannot be used for the tests of a process's end: see $log" >&2
+    done
+  done
+}
+
 if [ -e "$stamp" ] && [ ! pyproject.toml -nt "$stamp" ] && [ ! constraints.txt -nt "$stamp" ]; then
   exit 0
 fi
@@ -53,6 +70,7 @@ if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>
 fi
 if [ "$profile" = dev ]; then
   quietly "$venv/bin/python" -m pip install -q -c constraints.txt -e . --group dev
+  make_others
 else
   quietly "$venv/bin/python" -m pip install -q -c constraints.txt -e .
 fi

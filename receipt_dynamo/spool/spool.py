@@ -140,20 +140,17 @@ class Spool:
         except OSError:
             self.drops.restore(gap)
 
-    def maintain(self) -> None:
-        """Renew the writer's grant, write memory back to the disk, write gaps, sync.
+    def maintain(self, *, sync: bool = True) -> None:
+        """Renew the writer's grant, write memory back to the disk, write gaps, ``sync``.
 
         Raises OSError, after all of it was tried.
         """
         failure: OSError | None = None
         writer = self.writer
-        for step in (
-            writer.refill,
-            writer.end_line,
-            self._write_back,
-            self.write_gaps,
-            writer.sync,
-        ):
+        steps = [writer.refill, writer.end_line, self._write_back, self.write_gaps]
+        if sync:
+            steps.append(writer.sync)
+        for step in steps:
             try:
                 step()
             except OSError as error:

@@ -21,7 +21,7 @@ from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.spool.reader import list_segments
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.utils.clock import SystemClock
-from tests.support import FakeClock, make_metric, stored_ids
+from tests.support import FakeClock, encode, make_metric, stored_ids
 
 Open = Callable[..., UsageClient]
 SHORT = 0.05  # seconds; what hangs here hangs until the test is over
@@ -89,19 +89,40 @@ def test_a_flush_from_the_drainer_itself_does_not_wait_for_itself(
     assert stored_ids(client) == ["a"]
 
 
-def test_where_no_thread_starts_any_more_the_caller_flushes_itself(
+def refuse(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_the_system_has_too_many_threads_the_caller_flushes_itself(
     client: UsageClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python 3.12 and later start none at interpreter shutdown."""
-
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
+    """A bound of a container: what can be delivered is."""
     client.put_ai_usage_metric(make_metric(request_id="a"))
     monkeypatch.setattr(drainer_module._thread, "start_new_thread", refuse)
     assert client.flush().delivered == 1
     client.close()
     assert stored_ids(client) == ["a"]
+
+
+def test_where_no_thread_runs_any_more_nothing_is_waited_for(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit hooks of Python 3.12 and later: memory and losses are brought into the spool, and what
+    could wait for a disk or a store is the next process's to do."""
+    client.put_ai_usage_metric(make_metric(request_id="a"))
+    client._pipeline.spool.ring.offer(encode(make_metric(request_id="b")))
+    with monkeypatch.context() as shutdown:
+        shutdown.setattr(drainer_module._thread, "start_new_thread", refuse)
+        shutdown.setattr(threading.main_thread(), "is_alive", lambda: False)
+        shutdown.setattr(os, "fdatasync", refuse)
+        shutdown.setattr(SqliteStore, "exclusive", refuse)
+        report = client.flush()
+        assert (report.delivered, report.pending) == (0, 2)
+        client.count_dropped("invalid")
+        client.close()
+        assert client._pipeline.spool.writer.active_segment is None
+    assert stored_ids(client) == ["a", "b"]
+    assert client.dropped().by_reason == {"invalid": 1}
 
 
 def test_a_job_is_done_once_however_the_thread_ends() -> None:
@@ -190,7 +211,7 @@ def test_when_the_interpreter_finalises_nobody_waits_for_a_frozen_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Frozen within its work it may hold locks: nothing is done. Frozen while it waited for work it
-    holds none: the caller does it."""
+    holds none: the caller does what waits for nothing."""
     within, go_on, ran = threading.Event(), threading.Event(), []
 
     def tick() -> int:
@@ -211,7 +232,7 @@ def test_when_the_interpreter_finalises_nobody_waits_for_a_frozen_thread(
     drainer._takes_jobs = drainer._resting = True
     with monkeypatch.context() as shutdown:
         shutdown.setattr(drainer_module.sys, "is_finalizing", lambda: True)
-        assert drainer.call(lambda: ran.append("resting"), 300.0)
+        assert not drainer.call(refuse, 300.0, at_shutdown=lambda: ran.append("resting"))
     assert ran == ["resting"]
 
 
