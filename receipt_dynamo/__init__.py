@@ -45,6 +45,28 @@ if TYPE_CHECKING:
         plain_decimal,
     )
     from receipt_dynamo.usage_client import UsageClient, open_usage_client
+    from receipt_dynamo.utils.batch_queue import (
+        BatchQueue,
+        BatchQueueSettings,
+        Lease,
+        Reentry,
+        Settlement,
+    )
+    from receipt_dynamo.utils.circuit_breaker import (
+        CircuitBreaker,
+        CircuitBreakerSettings,
+        CircuitState,
+        CircuitTransition,
+        Outcome,
+        Permit,
+        Rejected,
+    )
+    from receipt_dynamo.utils.retry_with_backoff import (
+        Backoff,
+        RetryQuota,
+        RetrySettings,
+        retry_with_backoff,
+    )
 
 __all__ = [
     "DIMENSIONS",
@@ -52,6 +74,13 @@ __all__ = [
     "STATUSES",
     "UNPRICED_REASONS",
     "AIUsageMetric",
+    "Backoff",
+    "BatchQueue",
+    "BatchQueueSettings",
+    "CircuitBreaker",
+    "CircuitBreakerSettings",
+    "CircuitState",
+    "CircuitTransition",
     "ConfigurationError",
     "DeadLetter",
     "DeadLetterError",
@@ -65,8 +94,16 @@ __all__ = [
     "Health",
     "HealthLevel",
     "HealthReason",
+    "Lease",
+    "Outcome",
+    "Permit",
     "PutResult",
+    "Reentry",
+    "Rejected",
+    "RetryQuota",
+    "RetrySettings",
     "Settings",
+    "Settlement",
     "StoreBusyError",
     "StoreError",
     "StoreVersionError",
@@ -84,6 +121,7 @@ __all__ = [
     "plain_decimal",
     "plain_duration",
     "read_health",
+    "retry_with_backoff",
     "safe_logger",
     "waiting_elsewhere",
     "way_to",
@@ -109,6 +147,10 @@ _MODULES = {
     "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "
     "plain_decimal",
     "usage_client": "UsageClient open_usage_client",
+    "utils.batch_queue": "BatchQueue BatchQueueSettings Lease Reentry Settlement",
+    "utils.circuit_breaker": "CircuitBreaker CircuitBreakerSettings CircuitState "
+    "CircuitTransition Outcome Permit Rejected",
+    "utils.retry_with_backoff": "Backoff RetryQuota RetrySettings retry_with_backoff",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigurationError",
+    "CorruptReplyError",
     "DeadLetterError",
     "DirectoryRefusedError",
     "StoreBusyError",
@@ -39,3 +40,7 @@ class StoreBusyError(StoreError):
 
 class StoreVersionError(StoreError):
     """The store was written by a newer version of this library."""
+
+
+class CorruptReplyError(StoreError):
+    """A reply of the store's that cannot be trusted: its checksum or its content is wrong."""
