@@ -28,6 +28,18 @@ _NAMES = (
 ).split()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let any number of simulations be run."""
+    parser.addoption("--simulation-seeds", type=int, default=200, help="simulations to run")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a simulation once for each seed; the seed is in the test's name."""
+    if "simulation_seed" in metafunc.fixturenames:
+        count = metafunc.config.getoption("simulation_seeds")
+        metafunc.parametrize("simulation_seed", range(count))
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the machine's settings, and none writes outside its own directory."""
