@@ -35,7 +35,7 @@ types:
 
 unit:
 	@tools/setup.sh dev
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 25 --cov --cov-report=term $(ARGS)
 
 bench:
 	@tools/setup.sh dev

@@ -43,6 +43,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.mark.usefixtures("usage_dir")
 def test_help_loads_no_command() -> None:
     """--help and --version stay quick: no rich, no prices, no SQLite, none of our own machinery."""
@@ -246,9 +253,8 @@ def test_a_full_disk_behind_the_output_is_a_fault() -> None:
     assert err.splitlines() == ["error: the output cannot be written: No space left on device"]
 
 
-@pytest.mark.usefixtures("usage_dir")
 def test_an_interrupt_ends_an_import_without_a_traceback_and_loses_nothing(
-    reply: Reply,
+    reply: Reply, usage_dir: Path
 ) -> None:
     """What was recorded before Ctrl-C is in the next report; exit code 130."""
     importing = start("import", "-", stdin=subprocess.PIPE)
@@ -258,7 +264,7 @@ def test_an_interrupt_ends_an_import_without_a_traceback_and_loses_nothing(
         importing.stdin.write(text.replace("0123456789", f"{number:010}") + "\n")
         importing.stdin.write(" " * 1000 + "\n")
     importing.stdin.flush()
-    time.sleep(1.5)
+    wait_for(lambda: any(path.stat().st_size > 1000 for path in usage_dir.rglob("*.seg")))
     importing.send_signal(signal.SIGINT)
     assert importing.stderr is not None
     err = importing.stderr.read()

@@ -553,7 +553,7 @@ def test_any_damage_costs_only_the_rows_it_touches_and_each_is_counted(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(spots=SPOTS)
 def test_any_damage_at_length(
     tmp_path_factory: pytest.TempPathFactory,

@@ -114,7 +114,7 @@ def test_a_short_write_never_harms_its_neighbours(
     assert writer.records == 3
 
 
-@pytest.mark.parametrize("then", ["append", "seal", "tear"])
+@pytest.mark.parametrize("then", ["append", "seal", "kill", "tear"])
 def test_a_record_that_lacks_only_its_newline_is_stored_and_counted_once(
     writer: SpoolWriter, tmp_path: Path, short_writes: Callable[[int], None], then: str
 ) -> None:
@@ -127,10 +127,12 @@ def test_a_record_that_lacks_only_its_newline_is_stored_and_counted_once(
         short_writes(5)
         with pytest.raises(OSError, match="short write"):
             writer.append(b'{"n":"torn"}')
-    if then == "seal":
-        writer.seal()
+    if then in ("seal", "kill"):
+        if then == "seal":
+            writer.seal()
         with SegmentReader(only_segment(tmp_path / "spool")) as segment:
-            assert segment.read(HEADER_BYTES, 10).payloads == []
+            ended = [b'{"n":1}'] if then == "seal" else []
+            assert segment.read(HEADER_BYTES, 10).payloads == ended
             assert segment.read(HEADER_BYTES, 10, sealed=True).payloads == [b'{"n":1}']
         return
     writer.append(b'{"n":2}')
