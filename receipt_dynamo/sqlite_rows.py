@@ -11,13 +11,9 @@ import msgspec
 
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
-from receipt_dynamo.store import (
-    DIMENSIONS,
-    UsageQuery,
-    UsageSummary,
-    add_exactly,
-    load_timezone,
-)
+from receipt_dynamo.store import DIMENSIONS, UsageQuery, load_timezone
+from receipt_dynamo.sums import Sums, group_order
+from receipt_dynamo.sums import local_day as local_day_of
 
 __all__ = [
     "COLUMNS",
@@ -78,11 +74,6 @@ def _microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-def group_order(value: str | int | None) -> tuple[bool, str | int]:
-    """Sort groups by value, the nameless one last."""
-    return (value is None, "" if value is None else value)
-
-
 class Page:
     """Pages through the metrics of a query by their identity, which never changes.
 
@@ -121,49 +112,6 @@ class Page:
             ts, service, request_id, _ = rows[-1]
             self._last = ts, service, request_id
         return metrics
-
-
-class Sums:
-    """The running sums of one group."""
-
-    __slots__ = ("cost", "counts", "errors", "unpriced")
-
-    def __init__(self) -> None:
-        self.counts = [0] * 6
-        self.cost: Decimal | None = None
-        self.unpriced = 0
-        self.errors = 0
-
-    def add(self, cost: str | None, unpriced: int, records: int, *sums: int) -> None:
-        if cost is not None:
-            self.cost = add_exactly(self.cost, _times(Decimal(cost), records))
-        if unpriced:
-            self.unpriced += sums[0]
-        self.errors += sums[6]
-        for index in range(6):
-            self.counts[index] += sums[index]
-
-    def summary(self, group: dict[str, str | int | None]) -> UsageSummary:
-        calls, tokens_in, cached, written, tokens_out, reasoning = self.counts
-        return UsageSummary(
-            group=group,
-            calls=calls,
-            input_tokens=tokens_in,
-            cached_input_tokens=cached,
-            cache_write_tokens=written,
-            output_tokens=tokens_out,
-            reasoning_tokens=reasoning,
-            cost_usd=self.cost,
-            unpriced_calls=self.unpriced,
-            errors=self.errors,
-        )
-
-
-def _times(amount: Decimal, count: int) -> Decimal:
-    """Return the exact product of an amount and a count of equal records."""
-    sign, digits, exponent = amount.as_tuple()
-    whole = int("".join(map(str, digits))) * count
-    return Decimal((sign, tuple(map(int, str(whole))), int(exponent)))
 
 
 def time_of(microseconds: int) -> datetime:
@@ -269,10 +217,6 @@ def add_local_time(connection: sqlite3.Connection, timezone: str) -> None:
     zone = load_timezone(timezone)
 
     def local_day(microseconds: int) -> str:
-        time = time_of(microseconds)
-        try:
-            return time.astimezone(zone).date().isoformat()
-        except OverflowError:  # within a day of the year 1 or 9999: the day of UTC
-            return time.date().isoformat()
+        return local_day_of(time_of(microseconds), zone)
 
     connection.create_function("local_day", 1, local_day, deterministic=True)

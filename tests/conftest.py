@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from receipt_dynamo import Settings, UsageClient, open_usage_client
 from tests.support import FakeClock, mutants
+from tests.support.dynamodb import access_key, start_engine
 
 mutants.apply()
 
@@ -49,6 +50,23 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RECEIPT_USAGE_DIR", str(tmp_path / "usage"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ENVIRONMENT", "development")
+
+
+@pytest.fixture(scope="session")
+def dynamodb_endpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where DynamoDB Local of this run answers. Skips where it cannot be had."""
+    own = tmp_path_factory.getbasetemp()
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    controller = os.getppid() if in_worker else os.getpid()
+    return start_engine(own.parent if in_worker else own, controller)
+
+
+@pytest.fixture
+def dynamodb(dynamodb_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The endpoint of DynamoDB Local, with the credentials of this worker's database."""
+    for name, value in access_key(os.environ.get("PYTEST_XDIST_WORKER", "alone")).items():
+        monkeypatch.setenv(name, value)
+    return dynamodb_endpoint
 
 
 @pytest.fixture

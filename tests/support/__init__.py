@@ -7,7 +7,7 @@ import os
 import signal
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any
 
 import msgspec
 
-from receipt_dynamo import AIUsageMetric
+from receipt_dynamo import AIUsageMetric, UsageStore
+from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.figures import Figures
 from receipt_dynamo.spool.reader import SegmentReader, list_segments
 from receipt_dynamo.spool.segment import HEADER_BYTES
 from receipt_dynamo.stats import StatsFile
+from receipt_dynamo.store import Batch, StoredRecord, WriteOutcome
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 encode = msgspec.json.encode
@@ -101,6 +103,15 @@ FULL_FIELDS: dict[str, Any] = {
     "metadata": {"a": {"b": [1, 2.5, None, True, "ü"]}, "request_model": "claude-sonnet-latest"},
 }
 """Every field of a priced metric, none at its default."""
+
+
+def write(
+    store: UsageStore, metrics: Sequence[AIUsageMetric], gaps: Sequence[Gap] = ()
+) -> WriteOutcome:
+    """Bring metrics into a store as a delivery does."""
+    records = [StoredRecord(metric, encode(metric)) for metric in metrics]
+    with store.exclusive(5):
+        return store.write(Batch(records=records, gaps=gaps, segment="s.seg", position=100))
 
 
 def stored_ids(client: Any) -> list[str]:

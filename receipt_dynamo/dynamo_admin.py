@@ -1,0 +1,201 @@
+"""Making a table, and telling whether one is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from receipt_dynamo.dynamo_faults import code_of, explain, is_passing
+from receipt_dynamo.dynamo_registry import Call, Registry, read_reply
+from receipt_dynamo.errors import ConfigurationError, StoreError
+from receipt_dynamo.logs import safe_logger
+from receipt_dynamo.table import (
+    MAX_SHARDS,
+    START_OF_TIME,
+    TTL_ATTRIBUTE,
+    Shards,
+    definition,
+    differences,
+)
+from receipt_dynamo.utils.clock import Clock
+
+__all__ = ["TableAdmin", "TableDescription"]
+
+T = TypeVar("T")
+
+_ACTIVE_SECONDS = 300.0
+_TOO_MANY_AT_ONCE = "LimitExceededException"  # of tables being created
+_log = safe_logger("receipt_dynamo.table")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableDescription:
+    """What a table is. ``items`` and ``size_bytes`` are DynamoDB's, up to six hours old.
+
+    ``indexes`` are names and states. ``differences`` say in words how the table differs from what
+    this library needs; none: it is ours. ``shards`` is None in a table that nobody wrote to.
+    """
+
+    name: str
+    status: str
+    billing: str
+    items: int
+    size_bytes: int
+    indexes: Mapping[str, str]
+    ttl_attribute: str | None
+    shards: int | None
+    services: Sequence[str]
+    differences: Sequence[str]
+
+
+class _TableReply(msgspec.Struct):
+    Table: dict[str, Any]
+
+
+class _TtlReply(msgspec.Struct):
+    TimeToLiveDescription: dict[str, Any]
+
+
+class TableAdmin:
+    """Creates and describes one table. Raises StoreError, ConfigurationError.
+
+    ``call`` raises what botocore raises.
+    """
+
+    def __init__(
+        self, call: Call, table_name: str, place: str, registry: Registry, clock: Clock
+    ) -> None:
+        self._call = call
+        self._table = table_name
+        self._place = place
+        self._registry = registry
+        self._clock = clock
+
+    def create(self, shards: int, tries: int, wait_seconds: float) -> TableDescription:
+        """Create the table, and what belongs to it, unless it is there; wait until it is ready."""
+        if not 1 <= shards <= MAX_SHARDS:
+            raise ConfigurationError(f"shards={shards} is out of range: 1 to {MAX_SHARDS}")
+        if tries < 1 or wait_seconds < 0:
+            raise ConfigurationError(
+                f"tries={tries}, wait_seconds={wait_seconds}: at least 1 try, and no less than 0 s"
+            )
+        patience = _Patience(self._clock, self._place, tries, wait_seconds)
+        patience.run(self._create)
+        described = self._wait_until_active(patience)
+        found = differences(described)
+        if found:
+            raise StoreError(
+                f"{self._place} has another schema: {'; '.join(found)}. "
+                "Use another name, or delete that table."
+            )
+        if patience.run(self._ttl) != TTL_ATTRIBUTE:
+            patience.run(self._switch_ttl_on)
+        wanted = Shards(((START_OF_TIME, shards),))
+        kept = patience.run(lambda: self._registry.claim_shards(self._call, wanted))
+        if kept != wanted:
+            _log.warning(
+                "%s was made with other shards than %d, and keeps them", self._place, shards
+            )
+        return self._description(described, TTL_ATTRIBUTE)
+
+    def describe(self, tries: int, wait_seconds: float) -> TableDescription:
+        """Return what the table is. Raises StoreError when there is none."""
+        patience = _Patience(self._clock, self._place, tries, wait_seconds)
+        described = patience.run(self._describe)
+        return patience.run(lambda: self._description(described, self._ttl()))
+
+    def _create(self) -> None:
+        try:
+            self._call("CreateTable", definition(self._table))
+        except Exception as error:
+            if code_of(error) != "ResourceInUseException":  # it is there, or about to be
+                raise
+
+    def _describe(self) -> dict[str, Any]:
+        reply = self._call("DescribeTable", {"TableName": self._table})
+        return read_reply(reply, _TableReply, "DescribeTable").Table
+
+    def _wait_until_active(self, patience: _Patience) -> dict[str, Any]:
+        end = self._clock.monotonic() + _ACTIVE_SECONDS
+        while True:
+            described = patience.run(self._describe, also="ResourceNotFoundException")
+            states = {described.get("TableStatus"), *_index_states(described).values()}
+            if states == {"ACTIVE"}:
+                return described
+            if "DELETING" in states or self._clock.monotonic() >= end:
+                shown = ", ".join(sorted(map(str, states)))
+                raise StoreError(f"{self._place} does not become ready: it is {shown}")
+            self._clock.sleep(patience.wait_seconds)
+
+    def _ttl(self) -> str | None:
+        reply = self._call("DescribeTimeToLive", {"TableName": self._table})
+        told = read_reply(reply, _TtlReply, "DescribeTimeToLive").TimeToLiveDescription
+        is_on = told.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
+        return str(told.get("AttributeName")) if is_on else None
+
+    def _switch_ttl_on(self) -> None:
+        try:
+            self._call(
+                "UpdateTimeToLive",
+                {
+                    "TableName": self._table,
+                    "TimeToLiveSpecification": {"Enabled": True, "AttributeName": TTL_ATTRIBUTE},
+                },
+            )
+        except Exception as error:
+            # Another process was quicker; or it is on for another attribute, which is told below.
+            if code_of(error) != "ValidationException" or self._ttl() != TTL_ATTRIBUTE:
+                raise
+
+    def _description(self, described: Mapping[str, Any], ttl: str | None) -> TableDescription:
+        known = self._registry.read(self._call)
+        found = differences(described)
+        if ttl != TTL_ATTRIBUTE:
+            found.append(f"TTL is {f'on for {ttl!r}' if ttl else 'off'}, not on for 'ttl'")
+        billing = described.get("BillingModeSummary") or {}
+        shards = known.shards
+        return TableDescription(
+            name=self._table,
+            status=str(described.get("TableStatus")),
+            billing=str(billing.get("BillingMode", "PROVISIONED")),
+            items=int(described.get("ItemCount", 0)),
+            size_bytes=int(described.get("TableSizeBytes", 0)),
+            indexes=_index_states(described),
+            ttl_attribute=ttl,
+            shards=None if shards is None else shards.latest,
+            services=sorted(known.services),
+            differences=found,
+        )
+
+
+class _Patience:
+    """Tries each step of an errand ``tries`` times, ``wait_seconds`` apart, then says why."""
+
+    def __init__(self, clock: Clock, place: str, tries: int, wait_seconds: float) -> None:
+        self._clock = clock
+        self._place = place
+        self._tries = tries
+        self.wait_seconds = wait_seconds
+
+    def run(self, step: Callable[[], T], also: str = "") -> T:
+        """Return what ``step`` returns; an error of the code ``also`` may pass too."""
+        tries = 0
+        while True:
+            try:
+                return step()
+            except Exception as error:
+                tries += 1
+                passing = is_passing(error) or code_of(error) in (_TOO_MANY_AT_ONCE, also)
+                if tries >= self._tries or not passing:
+                    raise explain(error, self._place) from error
+            self._clock.sleep(self.wait_seconds)
+
+
+def _index_states(described: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        index["IndexName"]: index.get("IndexStatus", "ACTIVE")
+        for index in described.get("GlobalSecondaryIndexes") or ()
+    }

@@ -1,0 +1,341 @@
+"""From a record as the spool holds it to the bytes that DynamoDB takes, and back.
+
+A record is encoded once, straight from its JSON: no metric is built, and botocore walks no
+attribute. What comes out means the same as botocore's own serialiser would write for
+``AIUsageMetric.to_item``; tests hold that. Pure: nothing here talks to anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
+from receipt_dynamo.entities.checks import check_service
+from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
+from receipt_dynamo.entities.item import ATTRIBUTES, format_timestamp, parse_timestamp
+from receipt_dynamo.errors import CorruptReplyError
+from receipt_dynamo.table import (
+    PARTITION_KEY,
+    SHARD,
+    SORT_KEY,
+    TTL_ATTRIBUTE,
+    Key,
+    Shards,
+    gap_partition,
+    hour_of,
+    metric_partition,
+    month_of,
+    shard_of,
+    sort_key,
+)
+
+__all__ = [
+    "Item",
+    "Put",
+    "Value",
+    "batch_body",
+    "gap_of",
+    "key_of",
+    "metric_of",
+    "put_of",
+    "unprocessed",
+]
+
+Value = Mapping[str, Any]
+"""A value as DynamoDB's JSON has it: ``{"S": "text"}``, ``{"N": "0.5"}``."""
+
+Item = Mapping[str, Value]
+_WHOLE = 2**64
+_FULL_TIME, _TIME_IN_SECONDS = len("2026-11-21T20:00:00.000000Z"), len("2026-11-21T20:00:00Z")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_gap = msgspec.json.Decoder(Gap).decode
+
+
+class Put(msgspec.Struct, frozen=True):
+    """A record made ready: its key, the item as JSON, and the bytes that the spool holds of it.
+
+    ``service`` is None for a gap. ``len(body)`` is what the item adds to a request.
+    """
+
+    key: Key
+    service: str | None
+    body: bytes
+    payload: bytes
+
+
+def put_of(payload: bytes, shards: Shards, keep_seconds: int | None = None) -> Put:
+    """Return what puts the record ``payload`` into the table.
+
+    ``keep_seconds`` after its time DynamoDB may delete it. Raises ValueError for what is no record.
+    """
+    try:
+        if payload.startswith(GAP_PREFIX):
+            return _put_of_gap(payload, keep_seconds)
+        return _put_of_metric(payload, shards, keep_seconds)
+    except (msgspec.MsgspecError, KeyError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"this is no record: {error!r}") from error
+
+
+def _put_of_metric(payload: bytes, shards: Shards, keep_seconds: int | None) -> Put:
+    fields = _decode(payload)
+    service = _check_service(fields["service"])
+    request_id = fields["request_id"]
+    if not isinstance(request_id, str) or not request_id:
+        raise ValueError(f"request_id={request_id!r} tells no call from another")
+    time, timestamp = _read_time(fields.pop("timestamp"))
+    shard = shard_of(request_id, shards.at(timestamp))
+    key = Key(metric_partition(service, hour_of(timestamp), shard), sort_key(timestamp, request_id))
+    item: dict[str, Value] = {
+        PARTITION_KEY: {"S": key.partition},
+        SORT_KEY: {"S": key.sort},
+        SHARD: {"N": str(shard)},
+        "timestamp": {"S": timestamp},
+        "apiCalls": {"N": "1"},  # what the spool leaves out as it is the default
+        "status": {"S": "complete"},
+    }
+    for name, value in fields.items():
+        known = _WRITTEN.get(name)
+        if known is not None:  # else a field of a later version's
+            attribute, encode = known
+            item[attribute] = encode(value)
+    if keep_seconds is not None:
+        item[TTL_ATTRIBUTE] = _ttl(time, keep_seconds)
+    return Put(key, service, _encode(item), payload)
+
+
+def _put_of_gap(payload: bytes, keep_seconds: int | None) -> Put:
+    """A gap's cost is kept as text: a sum may have more digits than a number of DynamoDB's."""
+    gap = _decode_gap(payload)
+    timestamp = format_timestamp(parse_timestamp(gap.timestamp.isoformat()))
+    key = Key(gap_partition(month_of(timestamp)), sort_key(timestamp, gap.gap))
+    item: dict[str, Value] = {
+        PARTITION_KEY: {"S": key.partition},
+        SORT_KEY: {"S": key.sort},
+        "gap": {"S": gap.gap},
+        "timestamp": {"S": timestamp},
+        "reason": {"S": gap.reason},
+        "count": _number(gap.count),
+        "inputTokens": _number(gap.input_tokens),
+        "outputTokens": _number(gap.output_tokens),
+    }
+    for attribute, text in (
+        ("service", gap.service),
+        ("model", gap.model),
+        ("costUSD", None if gap.cost_usd is None else str(gap.cost_usd)),
+    ):
+        if text is not None:
+            item[attribute] = {"S": text}
+    if keep_seconds is not None:
+        item[TTL_ATTRIBUTE] = _ttl(gap.timestamp, keep_seconds)
+    return Put(key, None, _encode(item), payload)
+
+
+def _ttl(time: datetime, keep_seconds: int) -> Value:
+    return {"N": str(int(time.timestamp()) + keep_seconds)}
+
+
+@lru_cache(maxsize=1024)
+def _check_service(name: str) -> str:
+    return check_service(name)
+
+
+def _read_time(text: str) -> tuple[datetime, str]:
+    """Return a time, and how keys and attributes write it."""
+    time = datetime.fromisoformat(text)
+    if text.endswith("Z"):
+        if len(text) == _TIME_IN_SECONDS:
+            return time, f"{text[:-1]}.000000Z"
+        if len(text) == _FULL_TIME:
+            return time, text
+    if time.utcoffset() is None:
+        raise ValueError(f"timestamp={text!r} has no timezone")
+    return time, format_timestamp(parse_timestamp(text))
+
+
+def _text(value: Any) -> Value:
+    if type(value) is not str:
+        raise TypeError(f"{value!r:.60} is no text")
+    return {"S": value}
+
+
+def _number(value: Any) -> Value:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.60} is no whole number")
+    return {"N": str(value)}
+
+
+def _money(value: Any) -> Value:
+    if type(value) is not str:
+        raise TypeError(f"{value!r:.60} is no amount")
+    return {"N": str(Decimal(value))}
+
+
+def _float(value: float) -> Value:
+    # A large whole float is written out in full: its shortest form stands for another integer.
+    if value.is_integer() and abs(value) < _WHOLE:
+        return {"N": str(int(value))}
+    return {"N": str(Decimal(repr(value)))}
+
+
+def _document(value: Any) -> Value:
+    """Return any JSON value."""
+    return _DOCUMENTS[type(value)](value)
+
+
+_DOCUMENTS: Mapping[type, Callable[[Any], Value]] = {
+    str: lambda value: {"S": value},
+    int: lambda value: {"N": str(value)},
+    float: _float,
+    bool: lambda value: {"BOOL": value},
+    type(None): lambda _: {"NULL": True},
+    dict: lambda value: {"M": {key: _document(inner) for key, inner in value.items()}},
+    list: lambda value: {"L": [_document(inner) for inner in value]},
+}
+
+
+def _milliseconds(value: Any) -> Value:
+    return _float(float(value))
+
+
+def _read_document(value: Value) -> Any:
+    ((kind, inner),) = value.items()
+    if kind == "N":
+        number = Decimal(inner)
+        whole = number == number.to_integral_value() and -(2**63) <= number < _WHOLE
+        return int(number) if whole else float(number)
+    if kind == "M":
+        return {key: _read_document(held) for key, held in inner.items()}
+    if kind == "L":
+        return [_read_document(held) for held in inner]
+    return None if kind == "NULL" else inner
+
+
+def _read_count(value: Value) -> int:
+    text = value["N"]
+    return int(text) if text.isdigit() else int(Decimal(text))  # 1E+3, as some writers have it
+
+
+_Writer = Callable[[Any], Value]
+_Reader = Callable[[Value], Any]
+_KINDS: Mapping[str, tuple[_Writer, _Reader]] = {
+    "text": (_text, lambda value: value["S"]),
+    "count": (_number, _read_count),
+    "money": (_money, lambda value: Decimal(value["N"])),
+    "milliseconds": (_milliseconds, lambda value: float(value["N"])),
+    "document": (_document, _read_document),
+    "time": (_text, lambda value: parse_timestamp(value["S"])),
+}
+
+
+def _kind_of(name: str) -> str:
+    if name.endswith("_tokens") or name in ("api_calls", "github_pr"):
+        return "count"
+    if name.endswith("_usd"):
+        return "money"
+    others = {
+        "latency_ms": "milliseconds",
+        "timestamp": "time",
+        "usage_details": "document",
+        "metadata": "document",
+    }
+    return others.get(name, "text")
+
+
+_WRITTEN = {name: (ATTRIBUTES[name], _KINDS[_kind_of(name)][0]) for name in ATTRIBUTES}
+_READ = {ATTRIBUTES[name]: (name, _KINDS[_kind_of(name)][1]) for name in ATTRIBUTES}
+
+
+def batch_body(table_name: str, puts: Iterable[Put]) -> bytes:
+    """Return the body of the BatchWriteItem that puts ``puts``, at least one and at most 25."""
+    items = b'}},{"PutRequest":{"Item":'.join(put.body for put in puts)
+    return b'{"RequestItems":{%b:[{"PutRequest":{"Item":' % _encode(table_name) + items + b"}}]}}"
+
+
+_ALL_PROCESSED = b'{"UnprocessedItems":{}}'
+
+
+class _PutRequest(msgspec.Struct):
+    Item: dict[str, Any]
+
+
+class _WriteRequest(msgspec.Struct):
+    PutRequest: _PutRequest
+
+
+class _BatchReply(msgspec.Struct):
+    UnprocessedItems: dict[str, list[_WriteRequest]]
+
+
+_decode_batch_reply = msgspec.json.Decoder(_BatchReply).decode
+
+
+def unprocessed(reply: bytes, puts: Sequence[Put]) -> list[Put]:
+    """Return which of ``puts`` DynamoDB did not take, in their order.
+
+    Raises CorruptReplyError for a reply that does not say so beyond doubt: then none counts as
+    taken. An empty body is no "all taken": that has the key, with an empty map.
+    """
+    if reply == _ALL_PROCESSED:
+        return []
+    try:
+        lists = _decode_batch_reply(reply).UnprocessedItems.values()
+        left = [key_of(request.PutRequest.Item) for requests in lists for request in requests]
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CorruptReplyError(f"BatchWriteItem answered what cannot be read: {error}") from error
+    if not left:
+        return []
+    refused = set(left)
+    if len(refused) < len(left) or not refused.issubset(put.key for put in puts):
+        raise CorruptReplyError("BatchWriteItem answered with keys that were not asked for")
+    return [put for put in puts if put.key in refused]
+
+
+def key_of(item: Item) -> Key:
+    """Return the primary key of an item. Raises KeyError."""
+    return Key(item[PARTITION_KEY]["S"], item[SORT_KEY]["S"])
+
+
+def metric_of(item: Item) -> AIUsageMetric:
+    """Return the metric of an item as DynamoDB's JSON has it.
+
+    Raises ValueError that names the attribute when one is missing or of the wrong kind.
+    """
+    fields: dict[str, Any] = {}
+    for attribute, value in item.items():
+        known = _READ.get(attribute)
+        if known is not None:
+            name, read = known
+            try:
+                fields[name] = read(value)
+            except (ValueError, KeyError, TypeError, ArithmeticError):
+                raise ValueError(f"the attribute {attribute!r} is odd: {value!r:.60}") from None
+    try:
+        return AIUsageMetric(**fields)
+    except TypeError as error:  # a field that every metric has is missing
+        raise ValueError(str(error)) from error
+
+
+def gap_of(item: Item) -> Gap:
+    """Return the gap of an item. Raises ValueError."""
+    try:
+        cost = item.get("costUSD")
+        return Gap(
+            gap=item["gap"]["S"],
+            timestamp=parse_timestamp(item["timestamp"]["S"]),
+            reason=item["reason"]["S"],
+            count=_read_count(item["count"]),
+            service=item["service"]["S"] if "service" in item else None,
+            model=item["model"]["S"] if "model" in item else None,
+            input_tokens=_read_count(item["inputTokens"]),
+            output_tokens=_read_count(item["outputTokens"]),
+            cost_usd=None if cost is None else Decimal(cost["S"]),
+        )
+    except (KeyError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"the gap is odd: {error!r}") from error
