@@ -206,15 +206,23 @@ def _milliseconds(value: Any) -> Value:
 
 def _read_document(value: Value) -> Any:
     ((kind, inner),) = value.items()
-    if kind == "N":
-        number = Decimal(inner)
-        whole = number == number.to_integral_value() and -(2**63) <= number < _WHOLE
-        return int(number) if whole else float(number)
-    if kind == "M":
-        return {key: _read_document(held) for key, held in inner.items()}
-    if kind == "L":
-        return [_read_document(held) for held in inner]
-    return None if kind == "NULL" else inner
+    return _READ_DOCUMENTS[kind](inner)
+
+
+def _read_number(text: str) -> int | float:
+    number = Decimal(text)
+    whole = number == number.to_integral_value() and -(2**63) <= number < _WHOLE
+    return int(number) if whole else float(number)
+
+
+_READ_DOCUMENTS: Mapping[str, Callable[[Any], Any]] = {
+    "S": lambda inner: inner,
+    "N": _read_number,
+    "BOOL": lambda inner: inner,
+    "NULL": lambda _: None,
+    "M": lambda inner: {key: _read_document(held) for key, held in inner.items()},
+    "L": lambda inner: [_read_document(held) for held in inner],
+}
 
 
 def _read_count(value: Value) -> int:
