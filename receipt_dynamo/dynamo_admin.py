@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from receipt_dynamo.dynamo_faults import code_of, explain, is_passing
-from receipt_dynamo.dynamo_registry import Call, Registry, read_reply
+from receipt_dynamo.dynamo_registry import Call, Nothing, Registry
 from receipt_dynamo.errors import ConfigurationError, StoreError
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.table import (
@@ -109,14 +109,13 @@ class TableAdmin:
 
     def _create(self) -> None:
         try:
-            self._call("CreateTable", definition(self._table))
+            self._call("CreateTable", definition(self._table), Nothing)
         except Exception as error:
             if code_of(error) != "ResourceInUseException":  # it is there, or about to be
                 raise
 
     def _describe(self) -> dict[str, Any]:
-        reply = self._call("DescribeTable", {"TableName": self._table})
-        return read_reply(reply, _TableReply, "DescribeTable").Table
+        return self._call("DescribeTable", {"TableName": self._table}, _TableReply).Table
 
     def _wait_until_active(self, patience: _Patience) -> dict[str, Any]:
         end = self._clock.monotonic() + _ACTIVE_SECONDS
@@ -131,8 +130,8 @@ class TableAdmin:
             self._clock.sleep(patience.wait_seconds)
 
     def _ttl(self) -> str | None:
-        reply = self._call("DescribeTimeToLive", {"TableName": self._table})
-        told = read_reply(reply, _TtlReply, "DescribeTimeToLive").TimeToLiveDescription
+        reply = self._call("DescribeTimeToLive", {"TableName": self._table}, _TtlReply)
+        told = reply.TimeToLiveDescription
         is_on = told.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
         return str(told.get("AttributeName")) if is_on else None
 
@@ -144,6 +143,7 @@ class TableAdmin:
                     "TableName": self._table,
                     "TimeToLiveSpecification": {"Enabled": True, "AttributeName": TTL_ATTRIBUTE},
                 },
+                Nothing,
             )
         except Exception as error:
             # Another process was quicker; or it is on for another attribute, which is told below.

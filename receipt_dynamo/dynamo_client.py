@@ -20,7 +20,7 @@ from receipt_dynamo.dynamo_registry import Registry
 from receipt_dynamo.dynamo_wire import Put, batch_body, put_of, unprocessed
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
-from receipt_dynamo.errors import ConfigurationError, StoreError
+from receipt_dynamo.errors import ConfigurationError, CorruptReplyError, StoreError
 from receipt_dynamo.payload import encode_payload
 from receipt_dynamo.store import (
     Batch,
@@ -257,13 +257,19 @@ class DynamoClient:
         """Close the connections. The client may be used again."""
         self._connection.close()
 
-    def _call(self, operation: str, request: Mapping[str, Any]) -> bytes:
-        return self._connection.call(operation, _encode(request))
+    def _call(self, operation: str, request: Mapping[str, Any], form: type[T]) -> T:
+        reply = self._connection.call(operation, _encode(request))
+        try:
+            return msgspec.json.decode(reply, type=form)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise CorruptReplyError(
+                f"{operation} was answered with what cannot be read: {error}"
+            ) from error
 
-    def _ask(self, operation: str, request: Mapping[str, Any]) -> bytes:
+    def _ask(self, operation: str, request: Mapping[str, Any], form: type[T]) -> T:
         """Call, try again what may pass, and say the rest in words."""
         try:
-            return self._persist(lambda: self._call(operation, request))
+            return self._persist(lambda: self._call(operation, request, form))
         except Exception as error:
             raise explain(error, self._connection.place) from error
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from receipt_dynamo.dynamo_registry import Call, key_values, read_reply
+from receipt_dynamo.dynamo_registry import Call, key_values
 from receipt_dynamo.dynamo_wire import Item, Value, key_of
 from receipt_dynamo.errors import CorruptReplyError, StoreError
 from receipt_dynamo.table import (
@@ -157,9 +157,7 @@ class Pages:
         barren = 0
         while wanted:
             request = {self._table: {"Keys": wanted, "ConsistentRead": True}}
-            reply = read_reply(
-                self._ask("BatchGetItem", {"RequestItems": request}), _Found, "BatchGetItem"
-            )
+            reply = self._ask("BatchGetItem", {"RequestItems": request}, _Found)
             items = [item for some in reply.Responses.values() for item in some]
             found.update((key_of(item), item) for item in items)
             left = reply.UnprocessedKeys or {}
@@ -207,7 +205,7 @@ class Pages:
             request["ProjectionExpression"] = ", ".join(f"#a{n}" for n in range(len(wanted)))
         if start:
             request["ExclusiveStartKey"] = start
-        return read_reply(self._ask("Query", request), _Page, "Query")
+        return self._ask("Query", request, _Page)
 
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:

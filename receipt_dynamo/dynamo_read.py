@@ -15,7 +15,7 @@ import msgspec
 
 from receipt_dynamo.dynamo_pages import Pages, Partition
 from receipt_dynamo.dynamo_questions import Conditions, Question, Window, index_for, is_expired
-from receipt_dynamo.dynamo_registry import Call, Registry, key_values, read_reply
+from receipt_dynamo.dynamo_registry import Call, Registry, key_values
 from receipt_dynamo.dynamo_wire import Item, Value, gap_of, key_of, metric_of
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.checks import check_timestamp
@@ -67,10 +67,8 @@ class TableReader:
         """Return the metric of an identity, or None. A consistent read."""
         moment = check_timestamp("timestamp", timestamp)
         key = metric_key(service.lower(), format_timestamp(moment), request_id, self._shards())
-        reply = self._ask(
-            "GetItem", {"TableName": self._table, "Key": key_values(key), "ConsistentRead": True}
-        )
-        item = read_reply(reply, _GetReply, "GetItem").Item
+        request = {"TableName": self._table, "Key": key_values(key), "ConsistentRead": True}
+        item = self._ask("GetItem", request, _GetReply).Item
         if item is None or is_expired(item, self._now()):
             return None
         return self._metric(item)

@@ -7,9 +7,9 @@ names a service, an hour or a month of gaps before it first puts a record of it,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -30,12 +30,18 @@ from receipt_dynamo.table import (
     number_of_hour,
 )
 
-__all__ = ["Call", "Known", "Registry", "key_values", "read_reply"]
-
-Call = Callable[[str, Mapping[str, Any]], bytes]
-"""A call of DynamoDB's: operation and parameters in, the body of the reply out."""
+__all__ = ["Call", "Known", "Nothing", "Registry", "key_values"]
 
 T = TypeVar("T")
+
+
+class Call(Protocol):
+    """A call of DynamoDB's: operation and parameters in, its reply as a ``form`` out."""
+
+    def __call__(self, operation: str, request: Mapping[str, Any], form: type[T]) -> T:
+        """Raise CorruptReplyError for a reply that has not this form."""
+
+
 _ONE_SHARD = Shards(((START_OF_TIME, 1),))
 _SERVICES, _SHARDS, _GAP_MONTHS = "services", "shards", "gapMonths"
 
@@ -49,6 +55,10 @@ class Known:
     shards: Shards | None = None
 
 
+class Nothing(msgspec.Struct):
+    """The form of a reply of which only its arrival matters."""
+
+
 class _GetReply(msgspec.Struct):
     Item: dict[str, Any] | None = None
 
@@ -60,14 +70,6 @@ class _UpdateReply(msgspec.Struct):
 class _HoursReply(msgspec.Struct):
     Items: list[dict[str, Any]]
     LastEvaluatedKey: msgspec.Raw = msgspec.Raw()
-
-
-def read_reply(reply: bytes, kind: type[T], operation: str) -> T:
-    """Return a reply as ``kind``. Raises CorruptReplyError for one that is not of its form."""
-    try:
-        return msgspec.json.decode(reply, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptReplyError(f"{operation} answered what cannot be read: {error}") from error
 
 
 def key_values(key: Key) -> dict[str, Any]:
@@ -150,9 +152,10 @@ class Registry:
                 },
                 "ReturnValues": "ALL_NEW",
             },
+            _UpdateReply,
         )
-        item = read_reply(reply, _UpdateReply, "UpdateItem").Attributes
-        return self._learn(_read_known(item))
+        self._learn(Known(frozenset(services), frozenset(months)))
+        return self._learn(self._read_known(reply.Attributes))
 
     def _add_hours(self, call: Call, hours: Iterable[tuple[str, str]]) -> None:
         by_month: dict[Key, list[str]] = defaultdict(list)
@@ -170,6 +173,7 @@ class Registry:
                     "ExpressionAttributeNames": {"#hours": HOURS_ATTRIBUTE},
                     "ExpressionAttributeValues": {":hours": {"NS": numbers}},
                 },
+                Nothing,
             )
         self._hours.update(named)
 
@@ -178,9 +182,9 @@ class Registry:
         reply = call(
             "GetItem",
             {"TableName": self._table, "Key": key_values(REGISTRY_KEY), "ConsistentRead": True},
+            _GetReply,
         )
-        item = read_reply(reply, _GetReply, "GetItem").Item
-        return _read_known(item) if item is not None else Known()
+        return Known() if reply.Item is None else self._read_known(reply.Item)
 
     def hours(self, call: Call, service: str, since: str, until: str) -> list[str]:
         """Return the hours of ``service`` between two times that hold anything, in order."""
@@ -196,13 +200,42 @@ class Registry:
         }
         found: list[str] = []
         while True:
-            page = read_reply(call("Query", request), _HoursReply, "Query")
+            page = call("Query", request, _HoursReply)
             for item in page.Items:
-                found += _read_hours(item)
+                found += self._read_hours(item)
             if not page.LastEvaluatedKey:
                 break
             request["ExclusiveStartKey"] = page.LastEvaluatedKey
         return sorted(hour for hour in found if hour_of(since) <= hour < until)
+
+    def _read_known(self, item: Mapping[str, Any]) -> Known:
+        try:
+            shards = item.get(_SHARDS)
+            return Known(
+                frozenset(item.get(_SERVICES, {"SS": ()})["SS"]),
+                frozenset(item.get(_GAP_MONTHS, {"SS": ()})["SS"]),
+                None
+                if shards is None
+                else Shards(
+                    tuple(
+                        (entry["M"]["from"]["S"], int(entry["M"]["shards"]["N"]))
+                        for entry in shards["L"]
+                    )
+                ),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptReplyError(
+                f"the registry of {self._table} cannot be read: {error!r}"
+            ) from error
+
+    def _read_hours(self, item: Mapping[str, Any]) -> list[str]:
+        try:
+            month = item[SORT_KEY]["S"]
+            return [hour_by_number(month, int(number)) for number in item[HOURS_ATTRIBUTE]["NS"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptReplyError(
+                f"the hours of a service in {self._table} cannot be read: {error!r}"
+            ) from error
 
     def _learn(self, known: Known) -> Known:
         before = self._known
@@ -214,14 +247,6 @@ class Registry:
         return learned
 
 
-def _read_hours(item: Mapping[str, Any]) -> list[str]:
-    try:
-        month = item[SORT_KEY]["S"]
-        return [hour_by_number(month, int(number)) for number in item[HOURS_ATTRIBUTE]["NS"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptReplyError(f"the hours of a service cannot be read: {error!r}") from error
-
-
 def _write_shards(shards: Shards) -> Any:
     """Return the shards as the registry keeps them: a list of maps, by time."""
     return {
@@ -230,22 +255,3 @@ def _write_shards(shards: Shards) -> Any:
             for since, count in shards.entries
         ]
     }
-
-
-def _read_known(item: Mapping[str, Any]) -> Known:
-    try:
-        shards = item.get(_SHARDS)
-        return Known(
-            frozenset(item.get(_SERVICES, {"SS": ()})["SS"]),
-            frozenset(item.get(_GAP_MONTHS, {"SS": ()})["SS"]),
-            None
-            if shards is None
-            else Shards(
-                tuple(
-                    (entry["M"]["from"]["S"], int(entry["M"]["shards"]["N"]))
-                    for entry in shards["L"]
-                )
-            ),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptReplyError(f"the registry cannot be read: {error!r}") from error

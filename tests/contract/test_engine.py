@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from receipt_dynamo.dynamo_client import DynamoClient
 from receipt_dynamo.dynamo_faults import code_of
+from receipt_dynamo.dynamo_registry import Nothing
 from receipt_dynamo.table import BATCH_ITEMS
 
 lies = pytest.mark.xfail(strict=True, reason="moto accepts it")
@@ -24,18 +24,19 @@ def refusal(client: DynamoClient, *items: dict[str, Any]) -> str:
     """Put items with one BatchWriteItem; return the code of DynamoDB's refusal, or nothing."""
     requests = [{"PutRequest": {"Item": item}} for item in items]
     try:
-        client._call("BatchWriteItem", {"RequestItems": {client.table_name: requests}})
+        client._call("BatchWriteItem", {"RequestItems": {client.table_name: requests}}, Nothing)
     except Exception as error:
         return code_of(error)
     return ""
 
 
 def count_of(client: DynamoClient) -> int:
-    reply = client._call(
-        "Scan", {"TableName": client.table_name, "FilterExpression": "begins_with(PK, :u)",
-                 "ExpressionAttributeValues": {":u": {"S": "U#"}}},
-    )  # fmt: skip
-    return int(msgspec.json.decode(reply)["Count"])
+    request = {
+        "TableName": client.table_name,
+        "FilterExpression": "begins_with(PK, :u)",
+        "ExpressionAttributeValues": {":u": {"S": "U#"}},
+    }
+    return int(client._call("Scan", request, dict[str, Any])["Count"])
 
 
 @pytest.mark.parametrize("table", not_on_moto)

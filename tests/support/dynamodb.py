@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from receipt_dynamo.dynamo_client import DynamoClient
+from receipt_dynamo.dynamo_registry import Nothing
 from receipt_dynamo.files import FileLock
 
 TOOL = Path(__file__).parents[2] / "tools" / "dynamodb_local.py"
@@ -68,4 +69,4 @@ def access_key(worker: str) -> dict[str, str]:
 
 def drop_table(client: DynamoClient) -> None:
     """Delete the table of a client."""
-    client._call("DeleteTable", {"TableName": client.table_name})
+    client._call("DeleteTable", {"TableName": client.table_name}, Nothing)
