@@ -86,12 +86,15 @@ class TableAdmin:
         patience.run(self._create)
         described = self._wait_until_active(patience)
         found = differences(described)
+        ttl = patience.run(self._ttl)
+        if ttl is not None:
+            found += _differing_ttl(ttl)
         if found:
             raise StoreError(
                 f"{self._place} has another schema: {'; '.join(found)}. "
                 "Use another name, or delete that table."
             )
-        if patience.run(self._ttl) != TTL_ATTRIBUTE:
+        if ttl is None:
             patience.run(self._switch_ttl_on)
         wanted = Shards(((START_OF_TIME, shards),))
         kept = patience.run(lambda: self._registry.claim_shards(self._call, wanted))
@@ -99,7 +102,7 @@ class TableAdmin:
             _log.warning(
                 "%s was made with other shards than %d, and keeps them", self._place, shards
             )
-        return self._description(described, TTL_ATTRIBUTE)
+        return patience.run(lambda: self._description(described, TTL_ATTRIBUTE))
 
     def describe(self, tries: int, wait_seconds: float) -> TableDescription:
         """Return what the table is. Raises StoreError when there is none."""
@@ -146,15 +149,11 @@ class TableAdmin:
                 Nothing,
             )
         except Exception as error:
-            # Another process was quicker; or it is on for another attribute, which is told below.
             if code_of(error) != "ValidationException" or self._ttl() != TTL_ATTRIBUTE:
-                raise
+                raise  # else another process was quicker
 
     def _description(self, described: Mapping[str, Any], ttl: str | None) -> TableDescription:
         known = self._registry.read(self._call)
-        found = differences(described)
-        if ttl != TTL_ATTRIBUTE:
-            found.append(f"TTL is {f'on for {ttl!r}' if ttl else 'off'}, not on for 'ttl'")
         billing = described.get("BillingModeSummary") or {}
         shards = known.shards
         return TableDescription(
@@ -167,7 +166,7 @@ class TableAdmin:
             ttl_attribute=ttl,
             shards=None if shards is None else shards.latest,
             services=sorted(known.services),
-            differences=found,
+            differences=[*differences(described), *_differing_ttl(ttl)],
         )
 
 
@@ -192,6 +191,13 @@ class _Patience:
                 if tries >= self._tries or not passing:
                     raise explain(error, self._place) from error
             self._clock.sleep(self.wait_seconds)
+
+
+def _differing_ttl(attribute: str | None) -> list[str]:
+    if attribute == TTL_ATTRIBUTE:
+        return []
+    found = "off" if attribute is None else f"on for {attribute!r}"
+    return [f"TTL is {found}, not on for {TTL_ATTRIBUTE!r}"]
 
 
 def _index_states(described: Mapping[str, Any]) -> dict[str, str]:
