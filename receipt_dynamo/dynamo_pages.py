@@ -124,7 +124,7 @@ class Pages:
         page: _Page,
         attributes: Collection[str] | None,
     ) -> Iterator[Item]:
-        """Yield the items of a partition, one page ahead; those of one time sorted by service."""
+        """Yield the items of a partition in the order of an answer, one page ahead."""
         process = os.getpid()
 
         def items(page: _Page) -> Iterator[Item]:
@@ -140,6 +140,9 @@ class Pages:
                 page = _result(coming, process)
             yield from map(_decode, page.Items)
 
+        if opening.partition.index is None:  # of one service
+            yield from items(page)
+            return
         for _, at_once in groupby(items(page), key=_time):
             yield from sorted(at_once, key=_order)
 

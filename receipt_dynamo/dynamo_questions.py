@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from receipt_dynamo.dynamo_wire import Item, Value
@@ -27,7 +26,7 @@ from receipt_dynamo.table import (
     time_bound,
 )
 
-__all__ = ["Conditions", "Question", "Window", "index_for", "is_expired"]
+__all__ = ["Conditions", "Question", "Window", "index_for", "is_expired", "is_utf8"]
 
 _ID_BYTES = 256
 _FILTERS = (
@@ -96,11 +95,17 @@ def _key_value(index: Index, value: object) -> Value | None:
     if index.kind == "N":
         fits = isinstance(value, int) and 0 < value <= MAX_COUNT
         return {"N": str(value)} if fits else None
-    try:
-        fits = isinstance(value, str) and 0 < len(value.encode()) <= _ID_BYTES
-    except UnicodeEncodeError:
-        return None
+    fits = isinstance(value, str) and is_utf8(value) and 0 < len(value.encode()) <= _ID_BYTES
     return {"S": str(value)} if fits else None
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written at all: one with a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Conditions:
@@ -183,8 +188,3 @@ def _day_reader(zone: Any, length: int) -> Callable[[Item], str]:
     if zone.key == "UTC":
         return lambda item: str(item[attribute]["S"])[:length]
     return lambda item: local_day(parse_timestamp(item[attribute]["S"]), zone)[:length]
-
-
-def seconds(time: datetime) -> float:
-    """Return a time as TTL attributes have it."""
-    return time.astimezone(UTC).timestamp()

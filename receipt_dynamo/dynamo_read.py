@@ -14,7 +14,14 @@ from datetime import datetime
 import msgspec
 
 from receipt_dynamo.dynamo_pages import Pages, Partition
-from receipt_dynamo.dynamo_questions import Conditions, Question, Window, index_for, is_expired
+from receipt_dynamo.dynamo_questions import (
+    Conditions,
+    Question,
+    Window,
+    index_for,
+    is_expired,
+    is_utf8,
+)
 from receipt_dynamo.dynamo_registry import Call, Registry, key_values
 from receipt_dynamo.dynamo_wire import Item, Value, gap_of, key_of, metric_of
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
@@ -66,6 +73,8 @@ class TableReader:
     def get(self, service: str, timestamp: datetime, request_id: str) -> AIUsageMetric | None:
         """Return the metric of an identity, or None. A consistent read."""
         moment = check_timestamp("timestamp", timestamp)
+        if not (is_utf8(service) and is_utf8(request_id)):
+            return None  # no metric has such a name
         key = metric_key(service.lower(), format_timestamp(moment), request_id, self._shards())
         request = {"TableName": self._table, "Key": key_values(key), "ConsistentRead": True}
         item = self._ask("GetItem", request, _GetReply).Item
