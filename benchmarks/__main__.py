@@ -20,6 +20,7 @@ from benchmarks import (
     backlog,
     beside_drainer,
     contention,
+    drain,
     durability,
     event_loop,
     recording,
@@ -33,6 +34,7 @@ _PARTS = {
     "event-loop": event_loop.run,
     "background": background.run,
     "backlog": backlog.run,
+    "drain": drain.run,
     "durability": durability.run,
 }
 

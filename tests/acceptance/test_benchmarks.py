@@ -16,6 +16,7 @@ ROWS = {
     "event-loop": 4,
     "background": 3,
     "backlog": 7,
+    "drain": 3,
     "durability": 5,
 }
 
