@@ -254,9 +254,11 @@ def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _decode(item: msgspec.Raw) -> Item:
     try:
-        return _decode_item(item)
-    except msgspec.MsgspecError as error:
+        found = _decode_item(item)
+        key_of(found)
+    except (msgspec.MsgspecError, KeyError) as error:
         raise CorruptReplyError(f"Query answered an item that cannot be read: {error}") from error
+    return found
 
 
 def _time(item: Item) -> str:

@@ -40,10 +40,9 @@ _FILTERS = (
     "conversation_id",
     "environment",
 )
-_SUMMED = tuple(
+_TOKENS = tuple(
     ATTRIBUTES[field]
     for field in (
-        "api_calls",
         "input_tokens",
         "cached_input_tokens",
         "cache_write_tokens",
@@ -51,7 +50,9 @@ _SUMMED = tuple(
         "reasoning_tokens",
     )
 )
-_COST, _UNPRICED, _ERROR = (ATTRIBUTES[f] for f in ("cost_usd", "unpriced_reason", "error"))
+_CALLS, _COST, _UNPRICED, _ERROR = (
+    ATTRIBUTES[field] for field in ("api_calls", "cost_usd", "unpriced_reason", "error")
+)
 _DAY_LENGTH, _MONTH_LENGTH = len("2026-11-21"), len("2026-11")
 
 
@@ -144,7 +145,7 @@ class Question:
         zone = load_timezone(timezone)
         self.conditions = Conditions(query, now)
         self._groups: list[Callable[[Item], str | int | None]] = []
-        self.attributes = {*_SUMMED, _COST, _UNPRICED, _ERROR, *self.conditions.attributes}
+        self.attributes = {_CALLS, *_TOKENS, _COST, _UNPRICED, _ERROR, *self.conditions.attributes}
         for word in by:
             attribute = ATTRIBUTES[DIMENSIONS[word]]
             self.attributes.add(attribute)
@@ -166,10 +167,12 @@ class Question:
         sums = groups.get(key)
         if sums is None:
             sums = groups[key] = Sums()
-        counts = [int(item[name]["N"]) if name in item else 0 for name in _SUMMED]
+        calls = int(item[_CALLS]["N"]) if _CALLS in item else 1
+        tokens = [int(item[name]["N"]) if name in item else 0 for name in _TOKENS]
         cost = item.get(_COST)
-        failed = counts[0] if _ERROR in item else 0
-        sums.add(None if cost is None else cost["N"], _UNPRICED in item, 1, *counts, failed)
+        failed = calls if _ERROR in item else 0
+        price = None if cost is None else cost["N"]
+        sums.add(price, _UNPRICED in item, 1, calls, *tokens, failed)
 
 
 def _attribute_reader(attribute: str) -> Callable[[Item], str | int | None]:
