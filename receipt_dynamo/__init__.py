@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from receipt_dynamo.dead_letters import DeadLetters
     from receipt_dynamo.destinations import waiting_elsewhere, way_to
     from receipt_dynamo.doctor import Finding, inspect_environment
+    from receipt_dynamo.dynamo_admin import TableDescription
+    from receipt_dynamo.dynamo_client import DynamoClient
     from receipt_dynamo.entities.ai_usage_metric import (
         PRICE_SOURCES,
         STATUSES,
@@ -87,6 +89,7 @@ __all__ = [
     "DeadLetters",
     "DirectoryRefusedError",
     "DroppedSummary",
+    "DynamoClient",
     "Environment",
     "Finding",
     "FlushReport",
@@ -107,6 +110,7 @@ __all__ = [
     "StoreBusyError",
     "StoreError",
     "StoreVersionError",
+    "TableDescription",
     "UsageClient",
     "UsageError",
     "UsageQuery",
@@ -133,6 +137,8 @@ _MODULES = {
     "dead_letters": "DeadLetters",
     "destinations": "waiting_elsewhere way_to",
     "doctor": "Finding inspect_environment",
+    "dynamo_admin": "TableDescription",
+    "dynamo_client": "DynamoClient",
     "entities.ai_usage_metric": "AIUsageMetric PRICE_SOURCES STATUSES UNPRICED_REASONS",
     "entities.request_id": "mint_request_id",
     "environment": "Environment detect_environment",

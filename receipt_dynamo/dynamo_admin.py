@@ -40,6 +40,7 @@ class TableDescription:
     """
 
     name: str
+    arn: str
     status: str
     billing: str
     items: int
@@ -158,6 +159,7 @@ class TableAdmin:
         shards = known.shards
         return TableDescription(
             name=self._table,
+            arn=str(described.get("TableArn", "")),
             status=str(described.get("TableStatus")),
             billing=str(billing.get("BillingMode", "PROVISIONED")),
             items=int(described.get("ItemCount", 0)),

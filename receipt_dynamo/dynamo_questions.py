@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from receipt_dynamo.dynamo_wire import Item, Value
+from receipt_dynamo.dynamo_wire import Item, Value, read_count
 from receipt_dynamo.entities.checks import MAX_COUNT
 from receipt_dynamo.entities.item import ATTRIBUTES, parse_timestamp
 from receipt_dynamo.store import DIMENSIONS, UsageQuery, check_dimensions, load_timezone
@@ -167,8 +167,8 @@ class Question:
         sums = groups.get(key)
         if sums is None:
             sums = groups[key] = Sums()
-        calls = int(item[_CALLS]["N"]) if _CALLS in item else 1
-        tokens = [int(item[name]["N"]) if name in item else 0 for name in _TOKENS]
+        calls = read_count(item[_CALLS]) if _CALLS in item else 1
+        tokens = [read_count(item[name]) if name in item else 0 for name in _TOKENS]
         cost = item.get(_COST)
         failed = calls if _ERROR in item else 0
         price = None if cost is None else cost["N"]

@@ -44,6 +44,7 @@ __all__ = [
     "key_of",
     "metric_of",
     "put_of",
+    "read_count",
     "unprocessed",
 ]
 
@@ -235,7 +236,8 @@ _READ_DOCUMENTS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _read_count(value: Value) -> int:
+def read_count(value: Value) -> int:
+    """Return a whole number as DynamoDB's JSON has it. Raises KeyError, ArithmeticError."""
     text = value["N"]
     return int(text) if text.isdigit() else int(Decimal(text))  # 1E+3, as some writers have it
 
@@ -258,7 +260,7 @@ _TYPES: Mapping[str, Any] = {
 }
 _READERS: Mapping[str, Callable[[Value], Any]] = {
     "text": lambda value: value["S"],
-    "count": _read_count,
+    "count": read_count,
     "money": lambda value: Decimal(value["N"]),
     "milliseconds": lambda value: float(value["N"]),
     "document": _read_document,
@@ -379,11 +381,11 @@ def gap_of(item: Item) -> Gap:
             gap=item["gap"]["S"],
             timestamp=parse_timestamp(item["timestamp"]["S"]),
             reason=item["reason"]["S"],
-            count=_read_count(item["count"]),
+            count=read_count(item["count"]),
             service=item["service"]["S"] if "service" in item else None,
             model=item["model"]["S"] if "model" in item else None,
-            input_tokens=_read_count(item["inputTokens"]),
-            output_tokens=_read_count(item["outputTokens"]),
+            input_tokens=read_count(item["inputTokens"]),
+            output_tokens=read_count(item["outputTokens"]),
             cost_usd=None if cost is None else Decimal(cost["S"]),
         )
     except (KeyError, TypeError, ArithmeticError) as error:

@@ -38,6 +38,7 @@ _COMMANDS = {
     "health": _Lazy("health", "Show how recording and delivery stand: ok, warning, critical."),
     "ship": _Lazy("ship", "Deliver what waits in the spool, once or with --follow."),
     "dead": _Lazy("dead", "List, retry or drop records that the store would not take."),
+    "table": _Lazy("table", "Create, describe or check the DynamoDB table."),
     "prices": _Lazy("prices", "Show what a model costs, and where the price is from."),
     "doctor": _Lazy("doctor", "Check versions, directory, settings, store and prices."),
 }
