@@ -35,6 +35,7 @@ types:
 
 unit:
 	@tools/setup.sh dev
+	@$(BIN)/python tools/dynamodb_local.py fetch || true # the tests say what it means
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 25 --cov --cov-report=term $(ARGS)
 
 bench:

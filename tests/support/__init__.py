@@ -160,12 +160,14 @@ def fork_in_c() -> int:
     return int(ctypes.PyDLL(None).fork())
 
 
-def in_fork(work: Callable[[], object], *, timeout: float = 20.0) -> int:
+def in_fork(
+    work: Callable[[], object], *, timeout: float = 20.0, fork: Callable[[], int] = quiet_fork
+) -> int:
     """Run ``work`` in a forked child that ends in ``os._exit``; return its exit code.
 
     0: it returned; 1: it raised. A child that hangs is killed and the answer is negative.
     """
-    pid = quiet_fork()
+    pid = fork()
     if pid == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(int(timeout))
