@@ -95,7 +95,7 @@ def test_an_unknown_command_names_those_that_there_are(run: Run) -> None:
     ran = run("reprot")
 
     assert ran.code == 2
-    assert "import, report, export, health, ship, dead, prices, doctor" in ran.one_error
+    assert "import, report, export, health, ship, dead, table, prices, doctor" in ran.one_error
 
 
 @pytest.mark.parametrize(
