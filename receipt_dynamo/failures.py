@@ -39,7 +39,17 @@ from receipt_dynamo.failure_rules import (
 from receipt_dynamo.utils.circuit_breaker import Outcome, Permit
 from receipt_dynamo.utils.retry_with_backoff import Backoff
 
-__all__ = ["Fate", "Key", "Kind", "Retry", "Rule", "Verdict", "classify", "primary_key"]
+__all__ = [
+    "Fate",
+    "Key",
+    "Kind",
+    "Retry",
+    "Rule",
+    "Verdict",
+    "classify",
+    "classify_left",
+    "primary_key",
+]
 
 Key = tuple[str, str]
 """The partition key and the sort key of an item."""
@@ -141,31 +151,40 @@ def classify(
     keys = frozenset(sent)
     if isinstance(answer, BaseException):
         return _classify_exception(answer, keys)
-    unprocessed = _unprocessed(answer, keys, key_of)
+    unprocessed = _unprocessed(answer, key_of)
     if unprocessed is None:
-        rule, unprocessed = CORRUPT, keys
-    elif not unprocessed:
+        return Verdict(rule=CORRUPT, sent=len(keys), unprocessed=keys)
+    return classify_left(unprocessed, sent=keys)
+
+
+def classify_left(left: Collection[Key], *, sent: Collection[Key]) -> Verdict:
+    """Judge a reply that somebody else has read: ``left`` are the keys that were not processed."""
+    keys, unprocessed = frozenset(sent), frozenset(left)
+    if not unprocessed:
         rule = OK
-    else:
-        rule = REFUSED if unprocessed == keys else PARTIAL
+    elif unprocessed == keys:
+        rule = REFUSED
+    elif unprocessed < keys:
+        rule = PARTIAL
+    else:  # keys that were never sent
+        rule, unprocessed = CORRUPT, keys
     return Verdict(rule=rule, sent=len(keys), unprocessed=unprocessed)
 
 
 def _unprocessed(
-    reply: object, keys: frozenset[Key], key_of: Callable[[Mapping[str, Any]], Key]
+    reply: object, key_of: Callable[[Mapping[str, Any]], Key]
 ) -> frozenset[Key] | None:
-    """Return the keys that the table refused, or None if the reply cannot be right."""
+    """Return the keys that the table refused, or None if the reply does not say."""
     if not isinstance(reply, Mapping) or not isinstance(reply.get("UnprocessedItems"), Mapping):
         return None
     try:
-        found = frozenset(
+        return frozenset(
             key_of(request["PutRequest"]["Item"])
             for requests in reply["UnprocessedItems"].values()
             for request in requests
         )
     except (KeyError, TypeError, AttributeError):
         return None
-    return found if found <= keys else None
 
 
 def _classify_exception(error: BaseException, keys: frozenset[Key]) -> Verdict:

@@ -6,7 +6,7 @@ Both hold only counts: they are told what became of batches, and say what to do.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -111,9 +111,9 @@ class HeadOfLineGuard(Generic[K]):
     A key has a strike for a failed dispatch if since its last strike another batch passed; in an
     outage nobody passes, so nobody is suspected. ``strikes`` make it suspect. From then on each
     failure halves its batch, and one that fails on alone is parked, with twice as many failures:
-    bad luck in a service that fails every other call is no proof. Where nothing else waits that
-    could pass, a batch is halved after as many failures, but nothing is parked for that. Keys are
-    forgotten when they are settled.
+    bad luck in a service that fails every other call is no proof. Where everything that is held has
+    failed as often, and so nothing is left that could pass, a batch is halved as well, but nothing
+    is parked for that. Keys are forgotten when they are settled; a parked one stays suspect.
     """
 
     def __init__(self, settings: GuardSettings | None = None) -> None:
@@ -123,20 +123,23 @@ class HeadOfLineGuard(Generic[K]):
         self._passed = 0
         self._suspicions: dict[K, _Suspicion] = {}
 
-    def failed(self, keys: Collection[K], *, probe: bool = False, last: bool = False) -> Blockage:
+    def failed(
+        self, keys: Collection[K], *, probe: bool = False, held: Iterable[K] | None = None
+    ) -> Blockage:
         """Return where a batch goes whose dispatch failed.
 
-        ``probe``: it was a breaker's probe; ``last``: nothing else waits in the queue.
+        ``probe``: it was a breaker's probe; ``held``: all keys that wait or are in flight, these
+        among them.
         """
         enough = self._settings.strikes
         with self._lock:
             seen = [self._note_locked(key) for key in keys]
-        suspect = max((one.strikes for one in seen), default=0) >= enough
-        if len(seen) > 1:
-            if suspect or (last and max(one.failures for one in seen) >= enough):
-                return Blockage.SPLIT
-        elif suspect and seen[0].failures_as_suspect > enough:
-            return Blockage.PARK
+            suspect = max((one.strikes for one in seen), default=0) >= enough
+            if len(seen) > 1:
+                if suspect or (held is not None and all(map(self._was_tried_locked, held))):
+                    return Blockage.SPLIT
+            elif suspect and seen[0].failures_as_suspect > enough:
+                return Blockage.PARK
         return Blockage.BEHIND if probe else Blockage.FRONT
 
     def suspects(self, keys: Collection[K]) -> bool:
@@ -149,7 +152,7 @@ class HeadOfLineGuard(Generic[K]):
             return any(one.strikes >= self._settings.strikes for one in known)
 
     def settled(self, keys: Collection[K]) -> None:
-        """Take note that the table took these, or that they left for ``dead/`` or were parked."""
+        """Take note that the table took these, or that it refused them for what they hold."""
         with self._lock:
             self._passed += 1
             for key in keys:
@@ -159,6 +162,10 @@ class HeadOfLineGuard(Generic[K]):
         """Make a forked child's copy its own."""
         self._lock = threading.RLock()
         self._suspicions.clear()
+
+    def _was_tried_locked(self, key: K) -> bool:
+        seen = self._suspicions.get(key)
+        return seen is not None and seen.failures >= self._settings.strikes
 
     def _note_locked(self, key: K) -> _Suspicion:
         seen = self._suspicions.setdefault(key, _Suspicion())

@@ -136,10 +136,11 @@ class BatchQueue(Generic[K, T]):
         self._expired_leases = 0
         self._late_settlements = 0
 
-    def put(self, key: K, item: T, size: int) -> bool:
+    def put(self, key: K, item: T, size: int, *, alone: bool = False) -> bool:
         """Take in an item of ``size`` bytes; False: the queue is full, and the item not in it.
 
-        It supersedes an item of the same key, which is settled with it.
+        It supersedes an item of the same key, which is settled with it. ``alone``: it is sent in a
+        batch of its own, without lingering, if nothing of its key was there.
         """
         with self._lock:
             if not self._has_room_locked(size):
@@ -154,6 +155,7 @@ class BatchQueue(Generic[K, T]):
                 held=size,
                 place=self._last_place,
                 since=self._clock.monotonic(),
+                group=_Group(0, 1) if alone else None,
             )
             self._held_items += 1
             self._held_bytes += size
@@ -172,11 +174,18 @@ class BatchQueue(Generic[K, T]):
         with self._lock:
             return self._has_room_locked(size)
 
-    def take(self, max_items: int | None = None) -> Lease[K, T] | None:
-        """Return the next batch, of at most ``max_items``, or None if none is ready yet."""
+    def take(
+        self, max_items: int | None = None, *, max_leases: int | None = None
+    ) -> Lease[K, T] | None:
+        """Return the next batch, of at most ``max_items``, or None if none is ready yet.
+
+        None as well where ``max_leases`` batches are in flight already.
+        """
         with self._lock:
             now = self._clock.monotonic()
             self._expire_locked(now)
+            if max_leases is not None and len(self._flights) >= max_leases:
+                return None
             limit = self._limit(max_items)
             due = self._due_locked(limit)
             if due is None or now < due:
@@ -236,10 +245,10 @@ class BatchQueue(Generic[K, T]):
             self._return_locked(list(entries.values()), lease, rest)
             return Settlement(gone_acked, gone_dead)
 
-    def holds_only(self, lease: Lease[K, T]) -> bool:
-        """Return whether nothing but ``lease``, and what it mutes, waits or is in flight."""
+    def keys(self) -> list[K]:
+        """Return the keys that wait or are in flight."""
         with self._lock:
-            return not self._waiting.heap and self._flights.keys() <= {lease.number}
+            return [*self._waiting.by_key, *self._in_flight]
 
     def flush(self) -> int:
         """Make everything ready that is in the queue now; return a mark for ``unsettled``."""

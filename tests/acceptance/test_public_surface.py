@@ -151,11 +151,12 @@ def impurities(source: str) -> list[str]:
 LOCKS = {"Lock", "RLock"}
 
 
-def test_the_parts_in_utils_know_no_clock_no_chance_no_thread() -> None:
+def test_parts_that_decide_know_no_clock_no_chance_no_thread() -> None:
     """Time and chance are injected, so that tests turn them by hand."""
     utils = ROOT / "receipt_dynamo" / "utils"
     exempt = {"clock.py", "chance.py"}
-    for path in utils.glob("*.py"):
+    deciding = ("dispatch", "failure_rules", "failures", "guards")
+    for path in (*utils.glob("*.py"), *(utils.parent / f"{name}.py" for name in deciding)):
         if path.name not in exempt:
             assert impurities(path.read_text()) == [], path.name
     assert all(impurities((utils / name).read_text()) for name in exempt)

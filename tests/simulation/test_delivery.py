@@ -182,7 +182,7 @@ def test_an_outage_costs_probes_only(kind: str) -> None:
         "one probe a break; before that 5 of 4 senders' calls"
     )
     simulation.run(630.0 + 60.0 + 20.0)
-    assert delivery.breaker.state is CircuitState.CLOSED
+    assert delivery.dispatcher.snapshot().breaker.state is CircuitState.CLOSED
     assert spool.pending < 25
     check_history(spool, table.history, [])
 
@@ -250,13 +250,13 @@ def test_what_a_flush_reported_as_settled_is_in_the_table() -> None:
         spool.append(("P", f"r{number}"), 0.0)
     delivery = Delivery(simulation, table, spool, 7)
     simulation.run(0.001)
-    mark = delivery.queue.flush()
-    assert delivery.queue.unsettled(mark) == 150
+    mark = delivery.dispatcher.flush()
+    assert delivery.dispatcher.unsettled(mark) == 150
     for step in range(1, 2000):
         simulation.run(step * 0.1)
-        if delivery.queue.unsettled(mark) == 0:
+        if delivery.dispatcher.unsettled(mark) == 0:
             break
-    assert delivery.queue.unsettled(mark) == 0
+    assert delivery.dispatcher.unsettled(mark) == 0
     assert all(table.version(record.key) == record.number for record in spool.records)
 
 

@@ -1,4 +1,4 @@
-"""A process that delivers, in the simulation: every part is the real one, only the threads are not.
+"""A process that delivers, in the simulation: the dispatcher is the real one, the threads are not.
 
 The spool is a list that survives the process; the ledger says how each record left it.
 """
@@ -8,29 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from receipt_dynamo.failures import Fate, Key, Kind, Verdict, classify
-from receipt_dynamo.guards import Blockage, HeadOfLineGuard, PoisonStormGuard
-from receipt_dynamo.utils.batch_queue import BatchQueue, BatchQueueSettings, Lease, Reentry
-from receipt_dynamo.utils.circuit_breaker import (
-    CircuitBreaker,
-    CircuitBreakerSettings,
-    CircuitTransition,
-    Outcome,
-    Permit,
-    Rejected,
-)
-from receipt_dynamo.utils.goodput_limiter import (
-    GoodputLimiter,
-    GoodputLimiterSettings,
-    Slot,
-    Wait,
-)
-from receipt_dynamo.utils.retry_with_backoff import RetryQuota, RetrySchedule, RetrySettings
+from receipt_dynamo.dispatch import Dispatch, Dispatcher, DispatchSettings, Sender, Wait
+from receipt_dynamo.failures import Key, Verdict, classify
+from receipt_dynamo.utils.batch_queue import BatchQueueSettings
+from receipt_dynamo.utils.circuit_breaker import CircuitTransition
 from tests.support.fake_dynamodb import FakeDynamoDB, Item, make_item, put_requests
 from tests.support.simulation import Actor, Simulation, seeded
 
-_IDLE = 0.05  # seconds between two looks of a sender that found nothing
+_LOOK = 0.25  # seconds between two looks of a sender that nobody wakes
 _PARKED = 60.0  # seconds between two attempts at what was parked
+_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +71,16 @@ class Delivery:
         self._table = table
         self._spool = spool
         self._random = seeded(seed)
-        chance = self._random.random
         self.transitions: list[CircuitTransition] = []
-        self.queue: BatchQueue[Key, Record] = BatchQueue(
-            BatchQueueSettings(capacity_items=200), clock=simulation, chance=chance
-        )
-        self.breaker = CircuitBreaker(
-            CircuitBreakerSettings(workers=workers),
+        self.dispatcher: Dispatcher[Record] = Dispatcher(
+            DispatchSettings(workers=workers, queue=BatchQueueSettings(capacity_items=200)),
             clock=simulation,
-            chance=chance,
+            chance=self._random.random,
             listeners=[self.transitions.append],
         )
-        self.limiter = GoodputLimiter(
-            GoodputLimiterSettings(workers=workers), clock=simulation, chance=chance
-        )
-        self._retry = RetrySettings()
-        self._quota = RetryQuota(self._retry)
-        self._storm = PoisonStormGuard()
-        self._head_of_line: HeadOfLineGuard[Key] = HeadOfLineGuard()
-        self._in_flight = 0
         self._read = spool.acked_through
-        self._actors = [
-            self._read_spool(),
-            self._retry_parked(),
-            *(self._send() for _ in range(workers)),
-        ]
+        senders = [self.dispatcher.sender() for _ in range(workers)]
+        self._actors = [self._read_spool(), self._retry_parked(), *map(self._send, senders)]
         for actor in self._actors:
             simulation.start(actor)
 
@@ -124,9 +96,10 @@ class Delivery:
     def _read_spool(self) -> Actor:
         while True:
             records = self._spool.records
-            while self._read < len(records) and self.queue.put(
-                records[self._read].key, records[self._read], 100
-            ):
+            while self._read < len(records):
+                record = records[self._read]
+                if not self.dispatcher.put(record.key, record, _SIZE):
+                    break
                 self._read += 1
             yield 0.1
 
@@ -137,100 +110,30 @@ class Delivery:
             for number, (how, _) in list(self._spool.left.items()):
                 record = self._spool.records[number - 1]
                 if how == "parked" and not self._spool.is_replaced(record):
-                    self.queue.put(record.key, record, 100)
+                    self.dispatcher.put(record.key, record, _SIZE, alone=True)
 
-    def _send(self) -> Actor:
+    def _send(self, sender: Sender[Record]) -> Actor:
         while True:
-            ready = self.queue.ready_at()
-            now = self._simulation.monotonic()
-            if ready is None or ready > now or self._in_flight >= max(1, self.breaker.concurrency):
-                yield _IDLE
+            step = sender.next()
+            if isinstance(step, Wait):
+                yield min(step.seconds, _LOOK)
                 continue
-            permit = self.breaker.try_acquire()
-            if isinstance(permit, Rejected):
-                yield max(0.001, min(permit.retry_after, 5.0))
-                continue
-            slot = self.limiter.acquire()
-            lease = None if isinstance(slot, Wait) else self.queue.take(slot.size)
-            if isinstance(slot, Wait) or lease is None:
-                if permit.probe:
-                    self.breaker.record(permit, Outcome.NEUTRAL)
-                if isinstance(slot, Slot):
-                    self.limiter.record(slot, sent=0, accepted=None)
-                yield slot.seconds if isinstance(slot, Wait) else _IDLE
-                continue
-            self._in_flight += 1
-            try:
-                yield from self._dispatch(permit, slot, lease)
-            finally:
-                self._in_flight -= 1
-
-    def _dispatch(self, permit: Permit, slot: Slot, lease: Lease[Key, Record]) -> Actor:
-        """Send one batch, with inline retries, and settle it."""
-        schedule = RetrySchedule(self._retry, self._quota, self._simulation, self._random.random)
-        attempt, before, delay = 0, None, 0.0
-        while True:
-            attempt += 1
             yield from self._round_trip()
-            verdict = self._call(lease)
+            verdict = self._call(step)
             yield from self._round_trip()
-            outcome = verdict.outcome(permit, again=verdict.rule is before)
-            self.breaker.record(permit, outcome, reason=str(verdict))
-            if verdict.kind in (Kind.OK, Kind.PARTIAL):
-                self._quota.succeeded()
-            backoff = verdict.backoff(paced=True)
-            once = permit.probe or self._head_of_line.suspects(lease.items)
-            if backoff is None or once or not self.breaker.still_valid(permit):
-                break
-            pause = schedule.next_delay(attempt, backoff)
-            if pause is None:
-                break
-            before = verdict.rule
-            yield pause
-            if not self.breaker.still_valid(permit):
-                break
-        delay = self.limiter.record(
-            slot, sent=len(lease.items), accepted=verdict.accepted, hint=verdict.retry_after
-        )
-        self._settle(permit, lease, verdict)
-        yield delay
+            settled = sender.answered(verdict)
+            for how in ("acked", "dead", "parked"):
+                for record in getattr(settled, how):
+                    self._spool.leave(record, how, self._simulation.monotonic())
 
     def _round_trip(self) -> Actor:
         yield self._random.uniform(0.005, 0.015)
 
-    def _call(self, lease: Lease[Key, Record]) -> Verdict:
+    def _call(self, step: Dispatch[Record]) -> Verdict:
         answer: Any
         try:
-            items = [record.item for record in lease.items.values()]
+            items = [record.item for record in step.items.values()]
             answer = self._table.batch_write_item(**put_requests(items))
         except Exception as error:
             answer = error
-        return self._storm.judge(classify(answer, sent=lease.items))
-
-    def _settle(self, permit: Permit, lease: Lease[Key, Record], verdict: Verdict) -> None:
-        fate = verdict.fate()
-        if fate in (Fate.ACK, Fate.ACK_REST):
-            acked = [key for key in lease.items if key not in verdict.unprocessed]
-            self._storm.accepted()
-            self._head_of_line.settled(acked)
-            self._leave(self.queue.settle(lease, acked=acked).acked, "acked")
-        elif fate is Fate.DEAD:
-            self._storm.refused_alone(lease.family, lease.family_size, verdict.message)
-            self._head_of_line.settled(lease.items)
-            self._leave(self.queue.settle(lease, dead=lease.items).dead, "dead")
-        elif fate is Fate.BISECT:
-            self.queue.settle(lease, rest=Reentry.SPLIT)
-        elif verdict.kind in (Kind.TRANSIENT, Kind.CORRUPT):
-            last = self.queue.holds_only(lease)
-            blockage = self._head_of_line.failed(lease.items, probe=permit.probe, last=last)
-            if blockage is Blockage.PARK:
-                self._leave(self.queue.settle(lease, dead=lease.items).dead, "parked")
-            else:
-                self.queue.settle(lease, rest=Reentry(blockage.value))
-        else:
-            behind = verdict.kind in (Kind.CONFIG, Kind.AUTH)
-            self.queue.settle(lease, rest=Reentry.BEHIND if behind else Reentry.FRONT)
-
-    def _leave(self, records: tuple[Record, ...], how: str) -> None:
-        for record in records:
-            self._spool.leave(record, how, self._simulation.monotonic())
+        return classify(answer, sent=step.items)

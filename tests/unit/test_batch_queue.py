@@ -214,16 +214,43 @@ def test_a_lease_that_is_not_settled_is_taken_back(rig: Rig) -> None:
     assert (seen.expired_leases, seen.late_settlements) == (1, 1)
 
 
-def test_the_caller_can_ask_whether_a_batch_is_the_last(rig: Rig) -> None:
-    """Nothing else waits or is in flight; a newer version of its own does not count."""
+def test_the_caller_can_ask_which_keys_there_are(rig: Rig) -> None:
+    """Waiting or in flight; a newer version of one that is in flight is no other key."""
     rig.put("a", "b")
-    first = rig.take(1)
-    assert not rig.queue.holds_only(first)
+    assert sorted(rig.queue.keys()) == ["a", "b"]
+    rig.take(1)
     second = rig.take()
-    assert not rig.queue.holds_only(first)
     rig.put("a", version=2)
+    assert sorted(rig.queue.keys()) == ["a", "b"]
     rig.queue.settle(second, acked=["b"])
-    assert rig.queue.holds_only(first)
+    assert rig.queue.keys() == ["a"]
+
+
+def test_an_item_may_be_sent_alone(rig: Rig) -> None:
+    """In its turn, without lingering: a suspect should fail in nobody else's batch."""
+    rig.put("a")
+    for key in ("b", "c"):
+        rig.queue.put(key, f"{key}1", 100, alone=True)
+    rig.put("d")
+    assert rig.take().items == {"a": "a1"}
+    leases = [rig.queue.take() for _ in range(3)]
+    assert [lease and (dict(lease.items), lease.family_size) for lease in leases] == [
+        ({"b": "b1"}, 1),
+        ({"c": "c1"}, 1),
+        ({"d": "d1"}, 1),
+    ]
+
+
+def test_no_more_batches_fly_than_the_caller_allows(rig: Rig) -> None:
+    """For a service that comes back by steps; a batch whose lease ran out flies no more."""
+    rig.put("a", "b", "c")
+    rig.take(1)
+    rig.queue.flush()
+    assert rig.queue.take(1, max_leases=1) is None
+    assert rig.queue.take(1, max_leases=2) is not None
+    assert rig.queue.take(1, max_leases=0) is None
+    rig.clock.advance(30.0)
+    assert rig.queue.take(1, max_leases=1) is not None
 
 
 def test_flush_makes_ready_what_is_there_and_counts_only_that(rig: Rig) -> None:

@@ -135,10 +135,32 @@ def test_the_last_batch_is_halved_although_nothing_else_can_pass() -> None:
     """A quiet pipeline has no other batch to compare with; a lone record is not parked for that."""
     guard: HeadOfLineGuard[str] = HeadOfLineGuard()
     batch = ["a", "b"]
-    assert [guard.failed(batch, probe=True, last=True) for _ in range(3)] == [BEHIND, BEHIND, SPLIT]
-    assert {guard.failed(["a"], probe=True, last=True) for _ in range(100)} == {BEHIND}
+    assert [guard.failed(batch, probe=True, held=batch) for _ in range(3)] == [
+        BEHIND,
+        BEHIND,
+        SPLIT,
+    ]
+    assert {guard.failed(["a"], probe=True, held=batch) for _ in range(100)} == {BEHIND}
     guard.settled(["b"])
     assert guard.failed(["a"]) is FRONT
+
+
+def test_what_was_not_tried_as_often_keeps_a_batch_whole() -> None:
+    """In an outage with a long queue nothing is halved before all of it was tried in vain."""
+    guard: HeadOfLineGuard[str] = HeadOfLineGuard()
+    ours, others = ["a", "b"], ["c", "d"]
+    assert {guard.failed(ours, probe=True, held=[*ours, *others]) for _ in range(100)} == {BEHIND}
+    answers = [guard.failed(others, probe=True, held=[*ours, *others]) for _ in range(3)]
+    assert answers == [BEHIND, BEHIND, SPLIT]
+    assert guard.failed(ours, probe=True, held=[*ours, *others]) is SPLIT
+
+
+def test_a_parked_record_is_parked_again_by_its_next_failure() -> None:
+    """Tried after an hour it costs one call, which is not repeated."""
+    guard: HeadOfLineGuard[str] = HeadOfLineGuard(GuardSettings(strikes=1))
+    assert [guard.failed(["a"]) for _ in range(2)] == [FRONT, PARK]
+    assert guard.suspects(["a"])
+    assert guard.failed(["a"]) is PARK
 
 
 def test_a_key_that_passes_is_no_longer_suspect() -> None:
