@@ -27,7 +27,6 @@ __all__ = ["TableAdmin", "TableDescription"]
 T = TypeVar("T")
 
 _ACTIVE_SECONDS = 300.0
-_TOO_MANY_AT_ONCE = "LimitExceededException"  # of tables being created
 _log = safe_logger("receipt_dynamo.table")
 
 
@@ -181,7 +180,7 @@ class _Patience:
         self._tries = tries
         self.wait_seconds = wait_seconds
 
-    def run(self, step: Callable[[], T], also: str = "") -> T:
+    def run(self, step: Callable[[], T], also: str | None = None) -> T:
         """Return what ``step`` returns; an error of the code ``also`` may pass too."""
         tries = 0
         while True:
@@ -189,7 +188,7 @@ class _Patience:
                 return step()
             except Exception as error:
                 tries += 1
-                passing = is_passing(error) or code_of(error) in (_TOO_MANY_AT_ONCE, also)
+                passing = is_passing(error) or code_of(error) == also
                 if tries >= self._tries or not passing:
                     raise explain(error, self._place) from error
             self._clock.sleep(self.wait_seconds)

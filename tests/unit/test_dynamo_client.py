@@ -364,7 +364,7 @@ def test_a_table_with_other_keys_kills_no_record(
     ("reply", "words"),
     [
         (fault("ResourceNotFoundException"), r"does not exist\. Create it: receipt-usage table cr"),
-        (fault("AccessDeniedException"), r"is not open to these credentials.*docs/table\.md"),
+        (fault("AccessDeniedException"), r"is not open to these credentials.*docs/dynamodb\.md"),
         (fault("ExpiredTokenException"), r"does not accept these credentials.*Renew them"),
         (fault("UnrecognizedClientException"), r"does not accept these credentials"),
         (fault("RequestLimitExceeded"), r"is throttled.*Try again later"),

@@ -201,6 +201,15 @@ def test_our_own_store_error_is_judged_by_its_cause() -> None:
     assert judge(ConfigurationError("no region")).kind is Kind.CONFIG
 
 
+def test_a_reply_that_our_own_decoder_fails_on_is_corrupt() -> None:
+    """What the decoder said is its cause, and no fault of this library: it is asked for again."""
+    unreadable = CorruptReplyError("no JSON")
+    unreadable.__cause__ = ValueError("byte 0")
+    told = StoreError("the table cannot be used")
+    told.__cause__ = unreadable
+    assert {judge(error).kind for error in (unreadable, told)} == {Kind.CORRUPT}
+
+
 def test_poison_is_dead_only_when_it_is_alone() -> None:
     """A batch is halved; what is refused alone carries DynamoDB's own words."""
     verdict = judge(error("ValidationException", message="too wide"), SENT[:1])
