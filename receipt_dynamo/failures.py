@@ -16,7 +16,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
-from receipt_dynamo.errors import CorruptReplyError, StoreError
+from receipt_dynamo.errors import StoreError
 from receipt_dynamo.failure_rules import (
     BUG,
     CORRUPT,
@@ -188,9 +188,7 @@ def _unprocessed(
 
 
 def _classify_exception(error: BaseException, keys: frozenset[Key]) -> Verdict:
-    while isinstance(error, StoreError) and isinstance(error.__cause__, Exception):
-        if isinstance(error, CorruptReplyError):  # the cause is what made it unreadable
-            break
+    while type(error) is StoreError and isinstance(error.__cause__, Exception):
         error = error.__cause__  # our own words for it; the cause tells more
     for cls in type(error).__mro__:
         name = f"{cls.__module__}.{cls.__qualname__}"

@@ -1,8 +1,13 @@
-"""Real botocore, configured as deliveries configure it, and what it makes of an answer."""
+"""Real botocore and what it makes of an answer, on two roads to the same table of failures.
+
+``delivery`` is the client that deliveries use: bodies of its own within botocore. ``botocore`` is a
+plain client as others have it, which parses every reply. Clients are made once: it takes longer
+than all that is asked of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from zlib import crc32
 
@@ -11,28 +16,33 @@ from botocore.config import Config
 from botocore.exceptions import ChecksumError
 from botocore.session import Session
 
-from receipt_dynamo.failures import Key, Verdict, classify
-from tests.support.fake_dynamodb import make_item, put_requests
+from receipt_dynamo import DynamoClient
+from receipt_dynamo.dynamo_connection import DynamoConnection
+from receipt_dynamo.dynamo_wire import Put
+from receipt_dynamo.failures import Key, Verdict, classify, classify_left
+from receipt_dynamo.table import Key as TableKey
+from tests.support.dynamodb import access_key
+from tests.support.fake_dynamodb import TABLE, make_item, put_requests
 
 SENT: list[Key] = [("U#openai#2026-11-21T20#0", f"r{number}") for number in range(3)]
+PUTS = [
+    Put(TableKey(*key), "openai", b'{"PK":{"S":"%b"},"SK":{"S":"%b"}}' % (p, s), b"")
+    for key in SENT
+    for p, s in [(key[0].encode(), key[1].encode())]
+]
 READ_TIMEOUT = 0.4
+
+JudgeWire = Callable[[Any], Verdict]
 
 
 def make_client(**changes: Any) -> Any:
-    """Return a client that retries nothing and waits for nothing long."""
+    """Return a plain client of botocore's that retries nothing."""
     config = {
         "retries": {"total_max_attempts": 1, "mode": "standard"},
-        "connect_timeout": 0.4,
-        "read_timeout": READ_TIMEOUT,
         "parameter_validation": changes.pop("parameter_validation", False),
-        "proxies": changes.pop("proxies", None),
     }
-    arguments = {
-        "region_name": "us-east-1",
-        "aws_access_key_id": "AKIAEXAMPLE",
-        "aws_secret_access_key": "secret",
-        **changes,
-    }
+    keys = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "secret"}
+    arguments = {"region_name": "us-east-1", **keys, **changes}
     client = Session().create_client("dynamodb", config=Config(**config), **arguments)
     client.meta.events.register("after-call.dynamodb.BatchWriteItem", check_sum)
     return client
@@ -46,8 +56,22 @@ def check_sum(http_response: Any, **_: object) -> None:
         raise ChecksumError(checksum_type="crc32", expected_checksum=told, actual_checksum=actual)
 
 
-def judge(client: Any) -> Verdict:
-    """Send a batch of three, and classify what comes of it."""
+def make_store(endpoint_url: str | None = None) -> DynamoClient:
+    """Return the client that deliveries use, impatient, and with nothing left to register."""
+    store = DynamoClient(TABLE, region="us-east-1", endpoint_url=endpoint_url)
+    store._connection = DynamoConnection(
+        TABLE,
+        region="us-east-1",
+        endpoint_url=endpoint_url,
+        connect_timeout=READ_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+    )
+    store._registry.announce = lambda *_: None  # type: ignore[method-assign]
+    return store
+
+
+def judge_client(client: Any) -> Verdict:
+    """Send a batch of three by a plain client, and classify what comes of it."""
     answer: object
     try:
         answer = client.batch_write_item(**put_requests([make_item(key) for key in SENT]))
@@ -56,19 +80,72 @@ def judge(client: Any) -> Verdict:
     return classify(answer, sent=SENT)
 
 
-@pytest.fixture
-def judge_wire() -> Callable[[Any], Verdict]:
+def judge_store(store: DynamoClient) -> Verdict:
+    """Send a batch of three as a delivery does, and classify what comes of it."""
+    try:
+        left = store.send(PUTS)
+    except Exception as error:
+        return classify(error, sent=SENT)
+    return classify_left([put.key for put in left], sent=SENT)
+
+
+class Plug:
+    """What a client's ``before-send`` hook does: give an answer, or raise one."""
+
+    answer: Any = None
+
+    def __call__(self, **_: object) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+def _plug(client: Any) -> Plug:
+    plug = Plug()
+    client.meta.events.register("before-send.dynamodb", plug)
+    return plug
+
+
+@pytest.fixture(scope="session")
+def _roads() -> Iterator[dict[str, JudgeWire]]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in access_key("wire").items():
+            environment.setenv(name, value)
+        store = make_store()
+        store._connection._connect("BatchWriteItem")  # its credentials are found here
+    client = make_client()
+    store_plug, client_plug = _plug(store._connection._client), _plug(client)
+
+    def by_delivery(answer: Any) -> Verdict:
+        store_plug.answer = answer
+        return judge_store(store)
+
+    def by_botocore(answer: Any) -> Verdict:
+        client_plug.answer = answer
+        return judge_client(client)
+
+    yield {"delivery": by_delivery, "botocore": by_botocore}
+    store.close()
+    client.close()
+
+
+@pytest.fixture(params=["delivery", "botocore"])
+def judge_wire(request: pytest.FixtureRequest, _roads: dict[str, JudgeWire]) -> JudgeWire:
     """Answer a batch with a response, or raise an exception where the socket would, and judge."""
+    return _roads[request.param]
 
-    def answer_with(answer: Any) -> Verdict:
-        client = make_client()
 
-        def before_send(**_: object) -> Any:
-            if isinstance(answer, BaseException):
-                raise answer
-            return answer
+@pytest.fixture
+def judge_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Verdict]]:
+    """Send a batch to an address as a delivery does, and judge what comes of it."""
+    for name, value in access_key("wire").items():
+        monkeypatch.setenv(name, value)
+    stores = []
 
-        client.meta.events.register("before-send.dynamodb", before_send)
-        return judge(client)
+    def judge(endpoint: str) -> Verdict:
+        stores.append(make_store(endpoint))
+        return judge_store(stores[-1])
 
-    return answer_with
+    yield judge
+    for store in stores:
+        store.close()

@@ -1,21 +1,20 @@
 """The table of failures holds for what real botocore makes of each reply on the wire.
 
 The replies go in by botocore's ``before-send`` hook: parsing, error classes and hooks are its own,
-and there is no network. tools/oldest-botocore.sh runs this on the oldest version supported.
+and there is no network. test_oldest.py runs this on the oldest version that is supported.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
-from receipt_dynamo.failures import Fate, Verdict, classify
+from receipt_dynamo.failures import Fate, classify
 from receipt_dynamo.utils.circuit_breaker import Outcome, Permit
 from tests.support.fake_dynamodb import (
     FakeDynamoDB,
@@ -24,9 +23,8 @@ from tests.support.fake_dynamodb import (
     wire_response,
 )
 from tests.support.simulation import Simulation
-from tests.wire.conftest import SENT, judge, make_client
+from tests.wire.conftest import SENT, JudgeWire, judge_client, judge_store, make_client, make_store
 
-JudgeWire = Callable[[Any], Verdict]
 HTML = b"<html><body>Bad Gateway</body></html>"
 TYPE = "com.amazonaws.dynamodb.v20120810#"
 
@@ -230,12 +228,7 @@ def test_credentials_that_are_missing_or_away(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    try:  # half a pair is found when the client is made, the others when it signs
-        client = make_client(aws_access_key_id=None, aws_secret_access_key=None)
-    except Exception as error:
-        verdict = classify(error, sent=SENT)
-    else:
-        verdict = judge(client)
+    verdict = judge_store(make_store())
     assert (verdict.kind, verdict.fate()) == (kind, Fate.KEEP)
 
 
@@ -244,9 +237,9 @@ def test_the_fake_table_speaks_to_real_botocore() -> None:
     table = FakeDynamoDB(Simulation(), capacity=2.0)
     client = make_client()
     client.meta.events.register("before-send.dynamodb", table.before_send)
-    verdict = judge(client)
+    verdict = judge_client(client)
     assert (verdict.kind, verdict.accepted) == ("partial", 2)
-    verdict = judge(client)
+    verdict = judge_client(client)
     assert (verdict.kind, verdict.code) == ("throttled", "ProvisionedThroughputExceededException")
     assert verdict.throttling[0].startswith("TableWriteProvisionedThroughputExceeded")
     with pytest.raises(ClientError, match="duplicates"):

@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from typing import Any
 
 import pytest
 
 from receipt_dynamo.failures import Fate, Verdict
-from tests.wire.conftest import READ_TIMEOUT, judge, make_client
+from tests.wire.conftest import READ_TIMEOUT
 
 BODY = b'{"UnprocessedItems": {}}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n"
@@ -126,12 +125,7 @@ def closed_port() -> int:
         return int(server.getsockname()[1])
 
 
-def judge_at(endpoint: str, **changes: Any) -> Verdict:
-    client = make_client(endpoint_url=endpoint, **changes)
-    with closing(client):
-        return judge(client)
-
-
+JudgeAt = Callable[[str], Verdict]
 BEHAVIOURS: dict[str, tuple[Behave, str]] = {
     "a good reply": (answers(whole() + BODY), "ok"),
     "resets before reading": (reset, "transient"),
@@ -158,7 +152,9 @@ BEHAVIOURS: dict[str, tuple[Behave, str]] = {
 
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
-def test_a_socket_fault_is_what_the_table_says(serve: Callable[[Behave], str], name: str) -> None:
+def test_a_socket_fault_is_what_the_table_says(
+    serve: Callable[[Behave], str], judge_at: JudgeAt, name: str
+) -> None:
     """Nothing is acknowledged but by a whole reply, and every fault is tried again."""
     behave, kinds = BEHAVIOURS[name]
     verdict = judge_at(serve(behave))
@@ -170,7 +166,9 @@ def test_a_socket_fault_is_what_the_table_says(serve: Callable[[Behave], str], n
         assert verdict.backoff() is not None
 
 
-def test_a_dripping_reply_outlasts_the_read_timeout(serve: Callable[[Behave], str]) -> None:
+def test_a_dripping_reply_outlasts_the_read_timeout(
+    serve: Callable[[Behave], str], judge_at: JudgeAt
+) -> None:
     """botocore's timeout is for each read: so a probe, and a batch in flight, have leases."""
     started = time.monotonic()
     verdict = judge_at(serve(drips))
@@ -179,13 +177,13 @@ def test_a_dripping_reply_outlasts_the_read_timeout(serve: Callable[[Behave], st
     assert verdict.fate() is Fate.FRONT
 
 
-def test_a_refused_connection_is_transient(closed_port: int) -> None:
+def test_a_refused_connection_is_transient(closed_port: int, judge_at: JudgeAt) -> None:
     """Nobody listens."""
     verdict = judge_at(f"http://127.0.0.1:{closed_port}")
     assert (verdict.kind, verdict.code) == ("transient", "EndpointConnectionError")
 
 
-def test_a_connection_that_is_never_accepted_is_transient() -> None:
+def test_a_connection_that_is_never_accepted_is_transient(judge_at: JudgeAt) -> None:
     """The queue of the listener is full: the first packet is dropped, and nothing comes back."""
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
@@ -203,7 +201,9 @@ def test_a_connection_that_is_never_accepted_is_transient() -> None:
     assert (verdict.kind, verdict.code) == ("transient", "ConnectTimeoutError")
 
 
-def test_a_name_that_does_not_resolve_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_does_not_resolve_is_transient(
+    monkeypatch: pytest.MonkeyPatch, judge_at: JudgeAt
+) -> None:
     """DNS away is an outage, not a wrong name."""
 
     def fail(*_: object, **__: object) -> None:
@@ -215,7 +215,7 @@ def test_a_name_that_does_not_resolve_is_transient(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_free_descriptor_is_transient(
-    serve: Callable[[Behave], str], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[Behave], str], judge_at: JudgeAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process has too many files open: that passes, and is no fault of the record's."""
     endpoint = serve(answers(whole() + BODY))
@@ -227,23 +227,29 @@ def test_no_free_descriptor_is_transient(
     assert judge_at(endpoint).kind == "transient"
 
 
-def test_a_server_without_tls_is_configuration(serve: Callable[[Behave], str]) -> None:
+def test_a_server_without_tls_is_configuration(
+    serve: Callable[[Behave], str], judge_at: JudgeAt
+) -> None:
     """An SSLError is botocore's ConnectionError as well; it does not pass by waiting."""
     endpoint = serve(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     verdict = judge_at(endpoint.replace("http:", "https:"))
     assert (verdict.kind, verdict.fate(), verdict.code) == ("config", Fate.KEEP, "SSLError")
 
 
-def test_a_proxy_that_is_away_is_transient(closed_port: int) -> None:
+def test_a_proxy_that_is_away_is_transient(
+    closed_port: int, judge_at: JudgeAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As any other outage on the way."""
-    proxies = {"http": f"http://127.0.0.1:{closed_port}"}
-    verdict = judge_at("http://dynamodb.example:8000", proxies=proxies)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port}")
+    verdict = judge_at("http://dynamodb.example:8000")
     assert (verdict.kind, verdict.code) == ("transient", "ProxyConnectionError")
 
 
-def test_a_proxy_that_wants_a_password_buries_no_record(serve: Callable[[Behave], str]) -> None:
+def test_a_proxy_that_wants_a_password_buries_no_record(
+    serve: Callable[[Behave], str], judge_at: JudgeAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its 407 is no word of DynamoDB's."""
     page = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 6\r\n\r\n<html>"
-    proxies = {"http": serve(answers(page))}
-    verdict = judge_at("http://dynamodb.example:8000", proxies=proxies)
+    monkeypatch.setenv("HTTP_PROXY", serve(answers(page)))
+    verdict = judge_at("http://dynamodb.example:8000")
     assert (verdict.kind, verdict.fate()) == ("config", Fate.KEEP)
