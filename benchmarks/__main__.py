@@ -20,10 +20,10 @@ from benchmarks import (
     backlog,
     beside_drainer,
     contention,
-    drain,
     durability,
     event_loop,
     recording,
+    wire,
 )
 from benchmarks.report import Part, as_json, median_of, print_parts
 
@@ -34,7 +34,7 @@ _PARTS = {
     "event-loop": event_loop.run,
     "background": background.run,
     "backlog": backlog.run,
-    "drain": drain.run,
+    "wire": wire.run,
     "durability": durability.run,
 }
 

@@ -16,7 +16,7 @@ ROWS = {
     "event-loop": 4,
     "background": 3,
     "backlog": 7,
-    "drain": 3,
+    "wire": 4,
     "durability": 5,
 }
 
