@@ -15,17 +15,31 @@ from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Parsed", "encode_payload", "parse_payload", "parse_payloads"]
 
+
+
+class _Named(msgspec.Struct):
+    request_id: str = ""
+
+
+_decode_name = msgspec.json.Decoder(_Named).decode
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def parse_payload(payload: bytes) -> StoredRecord | Gap:
-    """Return the record of ``payload``. Raises ValueError that says why it is none."""
+    """Return the record of ``payload``. Raises ValueError that says why it is none.
+
+    A record without a request id is none: each reading would mint another one, and each delivery
+    would count it anew.
+    """
     try:
         if payload.startswith(GAP_PREFIX):
             return _decode_gap(payload)
-        return StoredRecord(_decode_metric(payload), payload)
+        metric = _decode_metric(payload)
+        if not _decode_name(payload).request_id:  # the metric's own is never empty: it was minted
+            raise ValueError("request_id is missing: a record is known by it, give it one")
+        return StoredRecord(metric, payload)
     except (msgspec.MsgspecError, ValueError, UsageError, RecursionError) as error:
         raise ValueError(str(error)) from error
 

@@ -8,6 +8,7 @@ gone. So the handler delivers at its end, within the time that it has left.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -42,12 +43,19 @@ def flush_after_invocation(
     context. The handler's result or exception is passed on as it is. What could not be delivered in
     time stays in the sandbox's spool, and a warning says how many records.
 
-    Raises ValueError for a negative ``reserve_seconds``, where the handler is decorated.
+    Raises, where the handler is decorated, ValueError for a negative ``reserve_seconds`` and
+    TypeError for an ``async def``: it returns before anything in it has run, and Lambda awaits none.
     """
     if not reserve_seconds >= 0:
         raise ValueError(f"reserve_seconds={reserve_seconds!r} is no duration: 0 or more")
 
     def decorate(handler: Callable[P, R]) -> Callable[P, R]:
+        if inspect.iscoroutinefunction(handler):
+            raise TypeError(
+                f"{handler.__qualname__} is async, and the flush would come before it has run: "
+                "decorate a handler that runs it, with asyncio.run"
+            )
+
         @functools.wraps(handler)
         def invoke(*args: P.args, **kwargs: P.kwargs) -> R:
             try:

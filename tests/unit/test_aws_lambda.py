@@ -103,3 +103,12 @@ def test_a_negative_reserve_is_refused() -> None:
     """Where the handler is decorated, not in production."""
     with pytest.raises(ValueError, match="reserve_seconds=-1"):
         flush_after_invocation(Tracker(), reserve_seconds=-1)
+
+
+def test_an_async_handler_is_refused_where_it_is_decorated() -> None:
+    """It would be flushed before it has run, and its records would freeze with the sandbox."""
+
+    async def handler(event: object, context: object) -> None: ...
+
+    with pytest.raises(TypeError, match=r"handler is async.*asyncio\.run"):
+        flush_after_invocation(Tracker())(handler)

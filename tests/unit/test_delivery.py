@@ -188,6 +188,23 @@ def test_a_record_that_can_never_be_stored_goes_to_dead_and_stops_nothing(
     assert dead["record"] == poison.decode("utf-8", "replace")
 
 
+@pytest.mark.parametrize("name", [{"request_id": ""}, {}], ids=["empty", "absent"])
+def test_a_record_without_a_request_id_is_dead_and_the_store_stays_whole(
+    bench: Bench, name: dict[str, str]
+) -> None:
+    """A line made by hand without a request id gets none minted: it would never be the same again."""
+    fields = {**msgspec.json.decode(encode(make_metric(request_id="a"))), "service": "by-hand"}
+    del fields["request_id"]
+    writer = bench.spool("a", seal=False)
+    writer.append(encode(fields | name))
+    writer.seal()
+    report = bench.run()
+    assert (report.delivered, report.dead) == (1, 1)
+    assert [metric.request_id for metric in bench.store.query(UsageQuery())] == ["a"]
+    letter = msgspec.json.decode(next((bench.directory / "dead").iterdir()).read_bytes())
+    assert letter["reason"].startswith("request_id is missing")
+
+
 def test_a_segment_of_another_version_is_left_alone(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
