@@ -16,7 +16,6 @@ from receipt_dynamo.utils.clock import Clock
 __all__ = ["Parsed", "encode_payload", "parse_payload", "parse_payloads"]
 
 
-
 class _Named(msgspec.Struct):
     request_id: str = ""
 

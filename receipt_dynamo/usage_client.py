@@ -84,6 +84,8 @@ class UsageClient:
         self._forgotten = weakref.finalize(self, _forgotten, self._pipeline, self._drainer)
         self._forgotten.atexit = False
         _clients.add(self)
+        with suppress(OSError):  # measured here, where time may be taken: not within the first put
+            writer.refill()
 
     def put_ai_usage_metric(self, metric: AIUsageMetric) -> PutResult:
         """Append one metric to the spool. Microseconds; no network, no exception; no fsync either,

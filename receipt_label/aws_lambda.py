@@ -44,7 +44,7 @@ def flush_after_invocation(
     time stays in the sandbox's spool, and a warning says how many records.
 
     Raises, where the handler is decorated, ValueError for a negative ``reserve_seconds`` and
-    TypeError for an ``async def``: it returns before anything in it has run, and Lambda awaits none.
+    TypeError for an ``async def``, which Lambda does not await: the flush would come before it.
     """
     if not reserve_seconds >= 0:
         raise ValueError(f"reserve_seconds={reserve_seconds!r} is no duration: 0 or more")

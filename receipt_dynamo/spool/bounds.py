@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from receipt_dynamo.files import secure_directory
-from receipt_dynamo.spool.reader import list_segments, spool_bytes
+from receipt_dynamo.spool.reader import spool_bytes
 
 __all__ = ["Allowance", "SpoolBounds", "SpoolFullError", "default_min_free", "segment_size"]
 
@@ -58,7 +58,7 @@ class SpoolBounds:
 
     def excess(self) -> int:
         """Return how many bytes must go to make room for one more grant; 0 when there is room."""
-        held = spool_bytes(list_segments(self._directory))
+        held = spool_bytes(self._directory)
         return max(0, held + self._grant_bytes - self._max_bytes)
 
     def grant(self, need: int = 1) -> int:
@@ -66,7 +66,7 @@ class SpoolBounds:
 
         Raises SpoolFullError when there is no room, OSError when the disk cannot be asked.
         """
-        held = spool_bytes(list_segments(self._directory))
+        held = spool_bytes(self._directory)
         room = self._max_bytes - held
         if room < need:
             raise SpoolFullError(

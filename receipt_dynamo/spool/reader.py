@@ -59,14 +59,20 @@ def settle_unborn(directory: Path, before_ns: int) -> None:
                         segment.remove()
 
 
-def spool_bytes(segments: list[Path]) -> int:
-    """Return the bytes that the segments hold; one that was just removed counts as nothing."""
+def spool_bytes(directory: Path) -> int:
+    """Return the bytes that the segments of ``directory`` hold; 0 where there is no directory.
+
+    One that was just removed counts as nothing. No order, no paths: a caller may wait for this.
+    """
     total = 0
-    for path in segments:
-        try:
-            total += os.stat(path).st_size
-        except FileNotFoundError:
-            continue
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(SEGMENT_SUFFIX):
+                    with suppress(FileNotFoundError):
+                        total += os.stat(entry.path).st_size
+    except FileNotFoundError:
+        return 0
     return total
 
 

@@ -192,7 +192,7 @@ def test_a_record_that_can_never_be_stored_goes_to_dead_and_stops_nothing(
 def test_a_record_without_a_request_id_is_dead_and_the_store_stays_whole(
     bench: Bench, name: dict[str, str]
 ) -> None:
-    """A line made by hand without a request id gets none minted: it would never be the same again."""
+    """A line without a request id gets none minted: it would never be the same record again."""
     fields = {**msgspec.json.decode(encode(make_metric(request_id="a"))), "service": "by-hand"}
     del fields["request_id"]
     writer = bench.spool("a", seal=False)

@@ -512,3 +512,13 @@ def test_a_signal_handler_may_record_while_the_client_records_or_drops(client: U
     ids = stored_ids(client)
     assert len(ids) == len(set(ids)) == count + inside
     assert client.dropped().by_reason == {"disk": inside, "invalid": count}
+
+
+def test_the_first_put_lists_no_directory(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand segments take a while to measure: whoever makes the client waits, no caller."""
+    scanned = Mock(side_effect=AssertionError)
+    monkeypatch.setattr(os, "scandir", scanned)
+    assert client._pipeline.spool.put(make_metric()) is PutResult.STORED
+    assert not scanned.called
