@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from receipt_dynamo.entities.gap import Gap
@@ -81,9 +81,11 @@ class Delivery:
         report: DeliveryReport | None = None,
         may_ack: Callable[[], bool] | None = None,
         patience: float = BUSY_SECONDS,
+        linger: bool = False,
     ) -> DeliveryReport:
         """Take in what the spool holds at this moment, until ``deadline`` (monotonic seconds).
 
+        With ``linger`` some may be left to the next round, for a fuller batch; here nothing is.
         ``report`` is filled in as the run goes on. ``may_ack`` is asked before each ack: where it
         says no, the run ends with LeadLostError. For a store that others use it waits ``patience``
         seconds at once. A segment that fails is left for the next run and never stops the others.
@@ -160,6 +162,13 @@ class Delivery:
             return [payload for payload, _ in dead]
         report.dead += len(dead)
         return []
+
+    def throttling(self) -> tuple[datetime, str] | None:
+        """Return when the store last refused what was too much for it, and why, if it did."""
+        return None
+
+    def forget_after_fork(self) -> None:
+        """Make a forked child's copy its own."""
 
     def _count_unsent(self, segment: SegmentReader, spool: Spool) -> None:
         offset = self._start(segment)

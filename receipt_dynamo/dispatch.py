@@ -98,6 +98,20 @@ class Dispatcher(Generic[T]):
         """Return what one thread asks."""
         return Sender(self._parts)
 
+    def clear(self) -> None:
+        """Let go of all that is held: it lies elsewhere. What is in flight comes back too late."""
+        self._parts.queue.clear()
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches senders have, those that wait for a retry among them."""
+        return self._parts.queue.leases
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """The breaker, for calls to the same table that are no batches."""
+        return self._parts.breaker
+
     def snapshot(self) -> DispatchSnapshot:
         """Return the state and counts of all parts."""
         return self._parts.snapshot()

@@ -21,6 +21,7 @@ from receipt_dynamo.files import check_private_file, secure_directory
 from receipt_dynamo.settings import DEPRECATED_TABLE_VARIABLE, Settings
 from receipt_dynamo.spool.pending import pending_records
 from receipt_dynamo.sqlite_aside import corrupt_stores
+from receipt_dynamo.stores import check_destination
 
 __all__ = ["Finding", "inspect_environment"]
 
@@ -164,14 +165,15 @@ def _settings(settings: Settings, variables: Mapping[str, str]) -> Iterator[Find
 
 
 def _destination(settings: Settings) -> Iterator[Finding]:
-    from receipt_dynamo.usage_client import check_destination
-
     try:
         check_destination(settings)
     except UsageError as error:
         yield Finding("fault", "destination", str(error))
         return
-    yield _store(settings.store_path)
+    if settings.table_name is None:
+        yield _store(settings.store_path)
+    else:
+        yield from _table(settings, settings.table_name)
     for path in corrupt_stores(settings.usage_dir):
         yield Finding(
             "warn",
@@ -179,6 +181,25 @@ def _destination(settings: Settings) -> Iterator[Finding]:
             f"{path} was damaged; what could be read of it is in the store, and the rest is shown "
             f"by every report as store_corrupt. When you have looked, run: rm {path}*",
         )
+
+
+def _table(settings: Settings, name: str) -> Iterator[Finding]:
+    from receipt_dynamo.dynamo_client import DynamoClient
+
+    table = DynamoClient(name, region=settings.region, endpoint_url=settings.endpoint_url, tries=1)
+    try:
+        with table:
+            found = table.describe_table()
+    except UsageError as error:
+        yield Finding("fault", "table", str(error))
+        return
+    yield Finding(
+        "ok" if found.status == "ACTIVE" else "fault",
+        "table",
+        f"{found.arn or name}: {found.status}, {found.billing}, about {found.items:,} items",
+    )
+    for difference in found.differences:
+        yield Finding("fault", "table", difference)
 
 
 def _store(path: Path) -> Finding:

@@ -17,7 +17,7 @@ from receipt_dynamo.forks import notice_fork
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.utils.clock import Clock
 
-__all__ = ["Drainer"]
+__all__ = ["Drainer", "start_thread"]
 
 TICK_SECONDS = 1.0
 BUSY_SECONDS = 0.1
@@ -94,7 +94,7 @@ class Drainer:
             self._next_start = now + TICK_SECONDS
             self.started = True  # for a handler that interrupts here
             self._ended = threading.Event()
-            self._takes_jobs = self.started = _start_thread(self._run)
+            self._takes_jobs = self.started = start_thread(self._run)
 
     def notify(self) -> None:
         """Tell the thread that a record has arrived. Costs nothing while it is awake."""
@@ -126,7 +126,7 @@ class Drainer:
             return False
         if self._is_current():
             job.run()
-        elif not (self._hand_over(job) or _start_thread(job.run)):
+        elif not (self._hand_over(job) or start_thread(job.run)):
             if not threading.main_thread().is_alive():  # exit hooks of Python 3.12 and later
                 instead.run()
                 return False
@@ -217,7 +217,7 @@ def _rest(delivered: int, seconds: float) -> float | None:
     return min(TICK_SECONDS, max(BUSY_SECONDS, GATHER_RECORDS * seconds / delivered))
 
 
-def _start_thread(work: Callable[[], object]) -> bool:
+def start_thread(work: Callable[[], object]) -> bool:
     """Run ``work`` in a thread; return False where the interpreter lets none run any more."""
 
     def begin() -> None:

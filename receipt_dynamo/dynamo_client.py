@@ -20,7 +20,7 @@ from receipt_dynamo.dynamo_registry import Registry
 from receipt_dynamo.dynamo_wire import Put, batch_body, put_of, unprocessed
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
-from receipt_dynamo.errors import ConfigurationError, CorruptReplyError, StoreError
+from receipt_dynamo.errors import ConfigurationError, CorruptReplyError, StoreError, UsageError
 from receipt_dynamo.payload import encode_payload
 from receipt_dynamo.store import (
     Batch,
@@ -108,6 +108,19 @@ class DynamoClient:
         )
 
     # -- writing -----------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known all that ``prepare`` needs to know of the table."""
+        return self._registry.shards_are_known
+
+    def get_ready(self) -> None:
+        """Learn it: how many shards the table has. Raises what ``send`` raises."""
+        self._registry.shards(self._call)
+
+    def explain(self, error: BaseException) -> UsageError:
+        """Return ``error`` as one of this library's, in one line that names table and remedy."""
+        return explain(error, self._connection.place)
 
     def prepare(self, payload: bytes) -> Put:
         """Return a record of the spool made ready to be sent, as often as it takes.

@@ -99,6 +99,11 @@ class Registry:
             found = self._learn(self.read(call)).shards or self.claim_shards(call, _ONE_SHARD)
         return found
 
+    @property
+    def shards_are_known(self) -> bool:
+        """Whether ``shards`` asks nobody."""
+        return self._known.shards is not None
+
     def claim_shards(self, call: Call, shards: Shards) -> Shards:
         """Give the table ``shards`` unless it has some; return those that it has."""
         return self._add(call, (), (), shards).shards or shards

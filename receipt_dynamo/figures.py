@@ -21,7 +21,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``stored`` records reached the disk or the store; ``memory`` are in memory only, at this moment;
     ``dropped`` are lost, by reason. The times are aware, in UTC; ``refused`` says why the disk
-    refuses records now.
+    refuses records now, ``throttled`` why the table refused some of what it was last sent too
+    much of.
     """
 
     stored: Count = 0
@@ -36,6 +37,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_drop: datetime | None = None
     last_corrupt_line: datetime | None = None
     last_fsync_error: datetime | None = None
+    last_throttled: datetime | None = None
+    throttled: str | None = None
     last_error: str | None = None
     last_error_at: datetime | None = None
     refused: str | None = None
@@ -43,6 +46,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def plus(self, other: Figures) -> Figures:
         """Return both together: counts are added, of times and errors the later one is kept."""
         later = max(self, other, key=lambda figures: figures.last_error_at or _LONG_AGO)
+        slowed = max(self, other, key=lambda figures: figures.last_throttled or _LONG_AGO)
         sums: dict[str, Any] = {
             name: getattr(self, name) + getattr(other, name) for name in _COUNTS
         }
@@ -56,6 +60,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0)
                 for reason in {**self.dropped, **other.dropped}
             },
+            throttled=slowed.throttled,
             last_error=later.last_error,
             last_error_at=later.last_error_at,
             refused=self.refused or other.refused,
@@ -103,7 +108,14 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _COUNTS = ("stored", "memory", "delivered", "dead", "corrupt_lines", "fsync_errors")
-_TIMES = ("last_record", "last_delivery", "last_drop", "last_corrupt_line", "last_fsync_error")
+_TIMES = (
+    "last_record",
+    "last_delivery",
+    "last_drop",
+    "last_corrupt_line",
+    "last_fsync_error",
+    "last_throttled",
+)
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 

@@ -71,7 +71,8 @@ class Health:
     files; with ``pending_estimated`` there were too many to count in time. ``elsewhere`` are
     records that wait for other destinations. ``leader_seconds`` is the age of the last sign that
     the drainer ``leader_pid`` on ``leader_host`` gave. ``store_reachable`` is None unless the store
-    was asked. ``refused`` says why the disk takes no records now, ``last_error`` why delivery
+    was asked. ``refused`` says why the disk takes no records now, ``throttled`` what was at
+    its limit when the table last refused some (at ``last_throttled``), ``last_error`` why delivery
     failed last, if it has not succeeded since.
     """
 
@@ -99,6 +100,8 @@ class Health:
     last_drop: datetime | None = None
     last_corrupt_line: datetime | None = None
     last_fsync_error: datetime | None = None
+    throttled: str | None = None
+    last_throttled: datetime | None = None
     last_error: str | None = None
     last_error_at: datetime | None = None
     leader_pid: int | None = None

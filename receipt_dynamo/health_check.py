@@ -30,6 +30,7 @@ from receipt_dynamo.spool.pending import backlog, count_left, oldest_age
 from receipt_dynamo.sqlite_aside import corrupt_stores
 from receipt_dynamo.stats import STATS, read_stats
 from receipt_dynamo.store import UsageStore
+from receipt_dynamo.stores import open_store
 from receipt_dynamo.utils.clock import Clock, SystemClock
 
 __all__ = ["check_health", "read_health"]
@@ -55,7 +56,7 @@ def read_health(settings: Settings, *, probe: bool = False, clock: Clock | None 
         settings,
         clock or SystemClock(),
         count=lambda: read_stats(settings.spool_dir / STATS),
-        open_store=(lambda: _open_store(settings)) if probe else None,
+        store=(lambda: open_store(settings)) if probe else None,
     )
 
 
@@ -64,10 +65,10 @@ def check_health(
     clock: Clock,
     *,
     count: Callable[[], Figures],
-    open_store: Callable[[], UsageStore] | None,
+    store: Callable[[], UsageStore] | None,
 ) -> Health:
-    """Return how a destination stands. ``count`` says what its processes did; the store of
-    ``open_store`` is asked, unless there is none. Raises nothing."""
+    """Return how a destination stands. ``count`` says what its processes did;
+    ``store`` is opened and asked, unless there is none. Raises nothing."""
     deadline = clock.monotonic() + COUNT_SECONDS
 
     def is_late() -> bool:
@@ -82,7 +83,7 @@ def check_health(
         lambda: {"elsewhere": waiting_elsewhere(settings, is_late)},
         lambda: {"corrupt_stores": tuple(corrupt_stores(settings.usage_dir))},
         lambda: {"refused": _refusal(settings) or health.refused},
-        lambda: {} if open_store is None else _asked(open_store),
+        lambda: {} if store is None else _asked(store),
     )
     for part in parts:
         try:
@@ -112,6 +113,8 @@ def _counted(figures: Figures) -> Part:
         "last_drop": figures.last_drop,
         "last_corrupt_line": figures.last_corrupt_line,
         "last_fsync_error": figures.last_fsync_error,
+        "throttled": figures.throttled,
+        "last_throttled": figures.last_throttled,
         "last_error": None if delivered_since else figures.last_error,
         "last_error_at": None if delivered_since else figures.last_error_at,
         "refused": figures.refused,
@@ -183,16 +186,7 @@ def _refusal(settings: Settings) -> str | None:
     return None
 
 
-def _open_store(settings: Settings) -> UsageStore:
-    """Return the store of ``settings``, which nothing is written to. Raises ConfigurationError."""
-    from receipt_dynamo.sqlite_store import SqliteStore
-    from receipt_dynamo.usage_client import check_destination
-
-    check_destination(settings)
-    return SqliteStore(settings.store_path)
-
-
-def _asked(open_store: Callable[[], UsageStore]) -> Part:
+def _asked(store: Callable[[], UsageStore]) -> Part:
     """Ask the store for a record that is not there; wait for the answer no longer than allowed.
 
     In a thread of its own: a disk or a network that hangs keeps that one waiting, not the caller.
@@ -202,7 +196,7 @@ def _asked(open_store: Callable[[], UsageStore]) -> Part:
 
     def ask() -> None:
         try:
-            open_store().recorded_times([_NOBODY])
+            store().recorded_times([_NOBODY])
             answers.append(None)
         except Exception as error:
             answers.append(str(error) or type(error).__name__)

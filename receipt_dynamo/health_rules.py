@@ -14,6 +14,9 @@ __all__ = ["RULES", "Rule", "judge", "plain_duration"]
 RECENT = timedelta(hours=24)
 """How long a loss, a failed sync or a damaged line is a warning."""
 
+THROTTLED_LATELY = timedelta(minutes=5)
+"""How long a table that refused some of what it was sent is a warning."""
+
 LEADERLESS_SECONDS = 30.0
 """For how long records may wait without any sign of somebody who delivers them."""
 
@@ -92,6 +95,12 @@ def _drainer(health: Health) -> str:
     if health.leader_pid is None:
         return "an unknown process"
     return f"process {health.leader_pid} on {health.leader_host}"
+
+
+def _throttled(health: Health, _settings: Settings) -> Case:
+    if health.last_throttled is None or health.at - health.last_throttled >= THROTTLED_LATELY:
+        return None
+    return HealthLevel.WARNING, f"{_ago(health.last_throttled, health)} {health.throttled}"
 
 
 def _drops(health: Health, _settings: Settings) -> Case:
@@ -192,6 +201,13 @@ RULES = (
         "",
         "start a pipeline or `receipt-usage ship --follow`",
         _leader,
+    ),
+    Rule(
+        "throttled",
+        "the table refused records in the last 5 minutes: they are sent again, at its pace",
+        "",
+        "raise the table's capacity; where one partition is at its limit, a table with more shards",
+        _throttled,
     ),
     Rule(
         "disk",

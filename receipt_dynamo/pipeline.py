@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 
 from receipt_dynamo.delivery import BUSY_SECONDS, Delivery, DeliveryReport, LeadLostError
 from receipt_dynamo.errors import UsageError
@@ -14,6 +16,7 @@ from receipt_dynamo.forks import notice_fork
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.spool.bounds import SpoolBounds
 from receipt_dynamo.spool.leadership import Leadership
+from receipt_dynamo.spool.pending import backlog, left_of
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.stats import StatsFile
 from receipt_dynamo.utils.clock import Clock
@@ -23,6 +26,7 @@ __all__ = ["Counters", "Pipeline"]
 MAINTAIN_SECONDS = 1.0
 """How often the background thread syncs the spool and measures its directory."""
 
+_LOOK_SECONDS = 0.05  # how soon it is seen what another process has delivered
 _SLICE_SECONDS = 2.0  # how long one round may deliver; who waits for the thread waits so long
 _log = safe_logger("receipt_dynamo.pipeline")
 
@@ -44,15 +48,19 @@ class Counters:
 class Pipeline:
     """Spool, delivery and leadership of one destination. It lives on when its client is gone.
 
-    Thread-safe: one thread delivers at a time, and one signal handler may interrupt it.
+    ``needs_lead``: only the leader delivers, for nothing else keeps two processes from sending the
+    same; elsewhere anybody may, in turns. Thread-safe: one thread delivers at a time, and one
+    signal handler may interrupt it.
     """
 
+    directory: Path
     spool: Spool
     delivery: Delivery
     leader: Leadership
     clock: Clock
     external: bool
     drops_oldest: bool
+    needs_lead: bool
     bounds: SpoolBounds
     stats: StatsFile
     counters: Counters = field(default_factory=Counters)
@@ -91,9 +99,8 @@ class Pipeline:
         """
         report = DeliveryReport()
         try:
-            if self.leader.try_lead():
-                deadline = self.clock.monotonic() + _SLICE_SECONDS
-                self.deliver(deadline, progress, report=report, may_ack=self.leader.still_leads)
+            deadline = self.clock.monotonic() + _SLICE_SECONDS
+            self.deliver(deadline, progress, report=report, lead=True, linger=True)
         except LeadLostError:
             pass  # the new leader says so
         except (UsageError, OSError) as error:
@@ -107,7 +114,8 @@ class Pipeline:
         try:
             if self.bounds.excess() > 0 and self.delivering.acquire(blocking=False):
                 try:
-                    if not self.running:
+                    # What another process is sending must not be counted as lost.
+                    if not self.running and (self.leader.leads or not self.needs_lead):
                         self.delivery.drop_oldest(self.bounds.excess, self.spool)
                 finally:
                     self.delivering.release()
@@ -120,13 +128,15 @@ class Pipeline:
         progress: Callable[[int], None] | None = None,
         *,
         report: DeliveryReport | None = None,
-        may_ack: Callable[[], bool] | None = None,
+        lead: bool = False,
         patience: float = BUSY_SECONDS,
+        linger: bool = False,
     ) -> DeliveryReport:
         """Drain the spool in the calling thread; see ``Delivery.run``. Raises UsageError, OSError.
 
-        Where another thread delivers until ``deadline``, or for longer than ``patience`` seconds,
-        the report stays empty and unfinished.
+        With ``lead``, or where the store ``needs_lead``, only as the leader. Where another process
+        leads, or another thread delivers until ``deadline``, or for longer than ``patience``
+        seconds, the report stays empty and unfinished.
         """
         notice_fork()
         report = report or DeliveryReport()
@@ -137,11 +147,39 @@ class Pipeline:
             if not self.running:  # else a signal handler within a delivery of its own thread
                 self.running = True
                 try:
-                    self._deliver(deadline, progress, report, may_ack, patience)
+                    may_ack = None
+                    if lead or self.needs_lead:
+                        if not self.leader.try_lead():
+                            return report
+                        may_ack = self.leader.still_leads
+                    self._deliver(deadline, progress, report, may_ack, patience, linger)
                 finally:
                     self.running = False
         finally:
             self.delivering.release()
+        return report
+
+    def deliver_or_await(
+        self,
+        deadline: float,
+        progress: Callable[[int], None] | None = None,
+        *,
+        report: DeliveryReport | None = None,
+    ) -> DeliveryReport:
+        """``deliver``; where only the leader may, and another process leads, wait until it has
+        delivered what waits now. What it delivers is not in the report. Raises as ``deliver``.
+        """
+        report = self.deliver(deadline, progress, report=report)
+        left: Callable[[], int] | None = None
+        while self.needs_lead and not (report.finished or self.leader.leads):
+            if self.clock.monotonic() >= deadline:
+                break
+            left = left or partial(left_of, backlog(self.directory))
+            if left() == 0:
+                report.finished = True
+            else:
+                self.clock.sleep(_LOOK_SECONDS)
+                self.deliver(deadline, progress, report=report)  # it may have gone meanwhile
         return report
 
     def _deliver(
@@ -151,10 +189,18 @@ class Pipeline:
         report: DeliveryReport,
         may_ack: Callable[[], bool] | None,
         patience: float,
+        linger: bool,
     ) -> None:
         counters = self.counters
         try:
-            self.delivery.run(deadline, progress, report=report, may_ack=may_ack, patience=patience)
+            self.delivery.run(
+                deadline,
+                progress,
+                report=report,
+                may_ack=may_ack,
+                patience=patience,
+                linger=linger,
+            )
             if len(self.spool.ring):
                 self._deliver_memory(report)
             counters.last_error = None
@@ -177,6 +223,7 @@ class Pipeline:
         """Return what this process has done for its destination so far."""
         notice_fork()
         spool, counters = self.spool, self.counters
+        throttled_at, throttled = self.delivery.throttling() or (None, None)
         return Figures(
             stored=spool.writer.records + counters.past_disk,
             memory=len(spool.ring),
@@ -187,6 +234,8 @@ class Pipeline:
             fsync_errors=spool.writer.fsync_errors,
             last_record=spool.last_record,
             last_delivery=counters.last_delivery,
+            last_throttled=throttled_at,
+            throttled=throttled,
             last_error=counters.last_error or counters.spool_error or spool.last_error,
             refused=spool.last_error,
         )
@@ -213,4 +262,5 @@ class Pipeline:
         self.delivering = threading.RLock()
         self.running = False
         self.spool.forget_after_fork()
+        self.delivery.forget_after_fork()
         self.counters = Counters()

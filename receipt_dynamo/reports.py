@@ -14,6 +14,7 @@ from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.errors import StoreError, StoreVersionError
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
+from receipt_dynamo.spool.pending import pending_records
 from receipt_dynamo.store import (
     Batch,
     DroppedSummary,
@@ -69,14 +70,27 @@ class Reports:
         """
         try:
             self._pipeline.maintain()
-            report = self._pipeline.deliver(float("inf"), progress, patience=patience)
+            report = self._deliver(progress, patience)
         except StoreError as error:
             if patience > 0 or self.refusal is None:  # else it says no more than "still"
                 self.refusal = str(error)
             raise
-        busy = "another thread is at it, or a segment cannot be read"
+        busy = "another thread or process delivers, or a segment cannot be read"
         self.refusal = None if report.finished else busy
         return report
+
+    def _deliver(self, progress: Callable[[int], None] | None, patience: float) -> DeliveryReport:
+        """Deliver everything, however long it takes; to a table for as long as it takes records."""
+        pipeline = self._pipeline
+        if not pipeline.needs_lead:
+            return pipeline.deliver(float("inf"), progress, patience=patience)
+        report = DeliveryReport()
+        while True:
+            before = report.delivered
+            deadline = pipeline.clock.monotonic() + patience
+            pipeline.deliver_or_await(deadline, progress, report=report)
+            if report.finished or report.delivered == before:
+                return report
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """See ``UsageReader``."""
@@ -110,7 +124,21 @@ class Reports:
             if not isinstance(self._store, LayeredStore):
                 raise
             self.refusal = self.refusal or str(error)
+        if not isinstance(self._store, LayeredStore):
+            self._say_what_is_missing()
         return question(self._beneath(self._store))
+
+    def _say_what_is_missing(self) -> None:
+        """Warn, once for as long as it is so, that records wait which no answer counts yet."""
+        with self._lock:
+            if not self._warned:
+                self._warned = True
+                _log.warning(
+                    "about %d records wait in the spool %s, and are in no answer yet: %s",
+                    pending_records(self._directory),
+                    self._directory,
+                    (self.refusal or "").rstrip("."),
+                )
 
     def _come_back(self) -> None:
         """The store takes in again: what was read over it is of no more use."""

@@ -18,6 +18,7 @@ __all__ = ["DEPRECATED_TABLE_VARIABLE", "Settings"]
 DEPRECATED_TABLE_VARIABLE = "DYNAMO_TABLE_NAME"
 _PREFIX = "RECEIPT_USAGE_"
 _MIN_SEGMENT_BYTES = 4096
+_MAX_SENDERS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.@-]")
 _WORDS = {
     "drain": ("thread", "external", "manual"),
@@ -39,7 +40,8 @@ class Settings:
     exit hook may take; 0 skips it. ``prices`` is the user's price file. From how many waiting
     records, and from which age of the oldest, health is a warning or critical, say
     ``health_warning_pending``, ``health_critical_pending``, ``health_warning_age_seconds`` and
-    ``health_critical_age_seconds``.
+    ``health_critical_age_seconds``. ``senders`` batches at most are on their way to a table at a
+    time; after ``retention_days`` DynamoDB deletes a metric (None: never).
     """
 
     usage_dir: Path
@@ -61,6 +63,8 @@ class Settings:
     health_critical_pending: int = 1000
     health_warning_age_seconds: float = 60.0
     health_critical_age_seconds: float = 600.0
+    senders: int = 4
+    retention_days: float | None = None
 
     def __post_init__(self) -> None:
         for name, words in _WORDS.items():
@@ -80,6 +84,14 @@ class Settings:
         if not 0 <= self.exit_flush_seconds < float("inf"):
             raise ConfigurationError(
                 f"{_PREFIX}EXIT_FLUSH_SECONDS={self.exit_flush_seconds} is no duration: 0 or more"
+            )
+        if not 1 <= self.senders <= _MAX_SENDERS:
+            raise ConfigurationError(
+                f"{_PREFIX}SENDERS={self.senders} is out of range: 1 to {_MAX_SENDERS}"
+            )
+        if self.retention_days is not None and not 0 < self.retention_days < float("inf"):
+            raise ConfigurationError(
+                f"{_PREFIX}RETENTION_DAYS={self.retention_days} is no duration: above 0"
             )
         for name in ("pending", "age_seconds"):
             warning = getattr(self, f"health_warning_{name}")
@@ -144,6 +156,8 @@ class Settings:
             ("health_critical_pending", int),
             ("health_warning_age_seconds", float),
             ("health_critical_age_seconds", float),
+            ("senders", int),
+            ("retention_days", float),
         ):
             text = variables.get(_PREFIX + name.upper())
             if text:

@@ -1,6 +1,7 @@
 """UsageClient: what callers hold. Recording is an append to the spool; the rest is delivery.
 
-The client of the embedded store is this class; the client of a DynamoDB table differs by its store.
+The client of the embedded store is this class; that of a DynamoDB table, ResilientDynamoClient,
+differs by its store and its delivery.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Self
 from receipt_dynamo.delivery import BUSY_SECONDS, Delivery, DeliveryReport
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
-from receipt_dynamo.errors import ConfigurationError
 from receipt_dynamo.file_systems import warn_of_risk
 from receipt_dynamo.files import secure_directory
 from receipt_dynamo.forks import on_fork
@@ -35,9 +35,10 @@ from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.stats import STATS, StatsFile
 from receipt_dynamo.store import DroppedSummary, UsageQuery, UsageStore, UsageSummary
+from receipt_dynamo.stores import check_destination, open_store
 from receipt_dynamo.utils.clock import Clock, SystemClock
 
-__all__ = ["UsageClient", "check_destination", "open_usage_client"]
+__all__ = ["UsageClient", "open_usage_client"]
 
 _log = safe_logger("receipt_dynamo.client")
 
@@ -51,7 +52,13 @@ class UsageClient:
     """
 
     def __init__(
-        self, settings: Settings, store: UsageStore, *, clock: Clock | None = None
+        self,
+        settings: Settings,
+        store: UsageStore,
+        *,
+        clock: Clock | None = None,
+        delivery: Delivery | None = None,
+        needs_lead: bool = False,
     ) -> None:
         self.settings = settings
         self._store = store
@@ -69,12 +76,14 @@ class UsageClient:
         )
         writer = SpoolWriter(directory, segment_bytes, bounds, fsync=settings.durability == "fsync")
         self._pipeline = Pipeline(
+            directory=directory,
             spool=Spool(writer, self._clock),
-            delivery=Delivery(directory, store, self._clock),
+            delivery=delivery or Delivery(directory, store, self._clock),
             leader=Leadership(directory, self._clock),
             clock=self._clock,
             external=settings.drain == "external",
             drops_oldest=settings.overflow == "drop_oldest",
+            needs_lead=needs_lead,
             bounds=bounds,
             stats=StatsFile(directory / STATS, self._clock),
         )
@@ -205,7 +214,7 @@ class UsageClient:
         pipeline = self._pipeline
         pipeline.maintain()
         try:
-            pipeline.deliver(deadline, report=report)
+            pipeline.deliver_or_await(deadline, report=report)
         except Exception as error:  # the exit hook and close() come through here
             pipeline.note_error(error)
         pipeline.keep_stats()
@@ -280,7 +289,7 @@ class UsageClient:
             self.settings,
             self._clock,
             count=lambda: pipeline.stats.together(pipeline.figures()),
-            open_store=(lambda: self._store) if probe else None,
+            store=(lambda: self._store) if probe else None,
         )
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
@@ -372,38 +381,33 @@ def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
     drainer.stop(0.0)
 
 
-def check_destination(settings: Settings) -> None:
-    """Raise ConfigurationError unless these settings name a place that records can go to."""
-    if settings.table_name is not None:
-        raise ConfigurationError(
-            f"DYNAMODB_TABLE_NAME={settings.table_name!r} is set, but this version delivers to the "
-            "embedded store only. Unset it, or upgrade receipt-usage."
-        )
-    if settings.environment in ("production", "staging"):
-        raise ConfigurationError(
-            f"DYNAMODB_TABLE_NAME is not set, and {settings.environment_variable} says "
-            f"{settings.environment}. Set it, or set ENVIRONMENT=development to use the local "
-            "store."
-        )
-
-
 def open_usage_client(settings: Settings | None = None) -> UsageClient:
-    """Return the client for this environment.
+    """Return the client for this environment: of the table ``DYNAMODB_TABLE_NAME``.
 
-    Without ``DYNAMODB_TABLE_NAME`` that is the embedded store, except where the environment says
-    production or staging: there a missing table is an error. Raises ConfigurationError.
+    Without one that is the embedded store, except where the environment says production or
+    staging: there a missing table is an error. Asks nobody. Raises ConfigurationError.
     """
     chosen = settings or Settings.from_env()
     check_destination(chosen)
-    from receipt_dynamo.sqlite_store import SqliteStore  # sqlite3 loads when it is used
-
-    client = UsageClient(chosen, SqliteStore(chosen.store_path))
+    client = _open_embedded(chosen) if chosen.table_name is None else _open_table(chosen)
     if chosen.drain != "manual":  # a command records nothing of its own; doctor warns as well
         warn_of_risk(chosen.usage_dir)
+    return client
+
+
+def _open_table(settings: Settings) -> UsageClient:
+    from receipt_dynamo.resilient_dynamo_client import ResilientDynamoClient
+
+    return ResilientDynamoClient(settings.table_name, settings=settings)
+
+
+def _open_embedded(settings: Settings) -> UsageClient:
+    client = UsageClient(settings, open_store(settings))
     _log.info(
         "DYNAMODB_TABLE_NAME is not set: usage is recorded in the embedded store %s. "
-        "Read it with: receipt-usage report",
-        chosen.store_path,
+        "Read it with: receipt-usage report. Bring it into a table later with: "
+        "receipt-usage ship --to-table NAME",
+        settings.store_path,
     )
     return client
 

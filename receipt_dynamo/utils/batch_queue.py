@@ -289,14 +289,25 @@ class BatchQueue(Generic[K, T]):
             f"{seen.in_flight} in flight in {seen.leases} leases, {seen.muted} muted>"
         )
 
+    @property
+    def leases(self) -> int:
+        """How many batches are in flight."""
+        return len(self._flights)
+
+    def clear(self) -> None:
+        """Let go of everything. A batch in flight is settled too late, which changes nothing."""
+        with self._lock:
+            self._waiting = _Waiting()
+            self._muted.clear()
+            self._in_flight.clear()
+            self._flights.clear()
+            self._held_items = self._held_bytes = 0
+            self._flush_through = 0
+
     def after_fork(self) -> None:
         """Empty a forked child's copy: what it holds is the parent's to send."""
         self._lock = threading.RLock()
-        self._waiting = _Waiting()
-        self._muted.clear()
-        self._in_flight.clear()
-        self._flights.clear()
-        self._held_items = self._held_bytes = 0
+        self.clear()
 
     def _draw_linger(self) -> float:
         """Spread the lingering, so that many processes do not send at the same moment."""

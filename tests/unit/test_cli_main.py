@@ -104,7 +104,7 @@ def test_an_unknown_command_names_those_that_there_are(run: Run) -> None:
         ({"ENVIRONMENT": "production"}, "DYNAMODB_TABLE_NAME is not set, and ENVIRONMENT says"),
         ({"RECEIPT_USAGE_SEGMENT_BYTES": "many"}, "RECEIPT_USAGE_SEGMENT_BYTES='many'"),
         ({"RECEIPT_USAGE_DIR": "/proc/nowhere"}, "/proc/nowhere"),
-        ({"DYNAMODB_TABLE_NAME": "usage"}, "DYNAMODB_TABLE_NAME='usage'"),
+        ({"RECEIPT_USAGE_SENDERS": "0"}, "RECEIPT_USAGE_SENDERS=0"),
     ],
 )
 def test_a_wrong_setting_is_one_line(

@@ -70,6 +70,8 @@ CASES: list[tuple[str, dict[str, Any], HealthLevel]] = [
     ("leader", {"oldest_unsent_seconds": 30.0, "leader_seconds": 29.9}, OK),
     ("leader", {"oldest_unsent_seconds": 30.0, "leader_seconds": 30.0}, WARNING),
     ("leader", {"leader_seconds": 10_000.0}, OK),
+    ("throttled", {"throttled": "so", "last_throttled": ago(minutes=4.9)}, WARNING),
+    ("throttled", {"throttled": "so", "last_throttled": ago(minutes=5)}, OK),
     ("disk", {"refused": "the disk is full"}, CRITICAL),
     ("memory", {"memory": 1}, WARNING),
     ("drops", {"dropped": {"disk": 1}, "last_drop": ago(hours=23.9)}, WARNING),

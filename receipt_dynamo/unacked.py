@@ -1,0 +1,86 @@
+"""A segment on its way to a table: what was read of it, and how far all of that is settled.
+
+Senders finish in any order, and the ack is one offset. So records are read in chunks, and a chunk
+is acked when all of it, and of those before it, has left: into the table, or into ``dead/``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from receipt_dynamo.dynamo_wire import Put
+from receipt_dynamo.spool.reader import SegmentReader
+from receipt_dynamo.spool.segment import Lines
+
+__all__ = ["Chunk", "OpenSegment", "Unsent"]
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Some lines of a segment. ``left`` of its records have not left the queue."""
+
+    segment: OpenSegment | None
+    start: int
+    lines: Lines
+    left: int = 0
+    delivered: int = 0  # metrics; gaps do not count
+    acked: list[bytes] = field(default_factory=list)
+    dead: list[tuple[bytes, str]] = field(default_factory=list)
+
+    def acknowledge(self, put: Put) -> None:
+        """The table has this record, or a later one of its identity."""
+        self.left -= 1
+        self.delivered += put.service is not None
+        self.acked.append(put.payload)
+
+    def bury(self, put: Put, reason: str) -> None:
+        """This record goes to ``dead/``."""
+        self.left -= 1
+        self.dead.append((put.payload, reason))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unsent:
+    """A record on its way."""
+
+    put: Put
+    chunk: Chunk
+
+
+@dataclass(slots=True, eq=False)
+class OpenSegment:
+    """A segment being read. ``goal`` is its size when it was opened: more may follow in it."""
+
+    reader: SegmentReader
+    offset: int
+    sealed: bool
+    goal: int
+    chunks: deque[Chunk] = field(default_factory=deque)  # read and not acked, in order
+    failed: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.reader.path
+
+    @property
+    def read_to_goal(self) -> bool:
+        """Whether this round wants no more of it."""
+        return self.failed or self.offset >= self.goal
+
+    def read(self, limit: int) -> Chunk | None:
+        """Return the next lines, or None where no whole one follows. Raises OSError."""
+        lines = self.reader.read(self.offset, limit, sealed=self.sealed)
+        if lines.end <= self.offset:
+            self.goal = self.offset
+            return None
+        chunk = Chunk(self, self.offset, lines)
+        self.offset = lines.end
+        self.chunks.append(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Close the file and free its lock."""
+        self.reader.close()

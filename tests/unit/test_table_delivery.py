@@ -1,0 +1,453 @@
+"""Delivery to a table: few calls, each record settled by itself, acks in order, nothing lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receipt_dynamo import StoreError
+from receipt_dynamo.delivery import DeliveryReport, LeadLostError
+from receipt_dynamo.drainer import start_thread
+from receipt_dynamo.dynamo_wire import Put
+from receipt_dynamo.spool.reader import SegmentReader, list_segments
+from receipt_dynamo.spool.ring import MemoryRing
+from receipt_dynamo.spool.segment import HEADER_BYTES
+from receipt_dynamo.spool.writer import SpoolWriter
+from receipt_dynamo.table_delivery import TableDelivery
+from receipt_dynamo.utils.circuit_breaker import CircuitState
+from receipt_dynamo.utils.clock import SystemClock
+from tests.support import NOON, FakeClock, damage, encode, make_metric, only_segment
+from tests.support.fake_table import Answer, FakeTable, fail, lose_reply, take, take_all
+
+
+class Bench:
+    """A spool, a table, and the delivery between them: senders run in the calling thread."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.directory = directory / "spool"
+        self.clock = FakeClock()
+        self.table = FakeTable()
+        self.options = {"start_thread": lambda _work: False, "clock": self.clock, **options}
+        self.delivery = self.new_delivery()
+
+    def new_delivery(self) -> TableDelivery:
+        """Return what a new process would deliver with."""
+        return TableDelivery(
+            self.directory,
+            self.table,  # type: ignore[arg-type]
+            self.options["clock"],
+            senders=4,
+            start_thread=self.options["start_thread"],
+            chance=lambda: 0.5,
+        )
+
+    def spool(self, count: int, *, first: int = 0, seal: bool = True) -> SpoolWriter:
+        writer = SpoolWriter(self.directory, 1 << 22)
+        for number in range(first, first + count):
+            writer.append(encode(make_metric(request_id=f"{number:05d}")))
+        if seal:
+            writer.seal()
+        return writer
+
+    def run(self, seconds: float = 1000.0, **options: Any) -> DeliveryReport:
+        return self.delivery.run(self.options["clock"].monotonic() + seconds, **options)
+
+    def run_out(self) -> None:
+        """Deliver, through whatever is in the way."""
+        for _ in range(200):
+            try:
+                if self.run().finished:
+                    return
+            except StoreError:
+                self.clock.advance(61.0)
+        raise AssertionError(f"it does not come to an end: {self.delivery.dispatcher!r}")
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"{number:05d}" for number in range(first, first + count)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_backlog_goes_in_full_batches_and_leaves_no_file(bench: Bench) -> None:
+    """One call for 25 records; what is finished is removed."""
+    bench.spool(1010)
+    told: list[int] = []
+    report = bench.run(progress=told.append)
+    assert (report.delivered, report.finished, sum(told)) == (1010, True, 1010)
+    assert bench.table.calls == [25] * 40 + [10]
+    assert bench.table.ids == names(1010)
+    assert list_segments(bench.directory) == []
+
+
+def test_what_fills_no_batch_waits_once_for_more(bench: Bench) -> None:
+    """While records arrive calls are full; nothing waits longer than the linger."""
+    writer = bench.spool(60, seal=False)
+    report = bench.run(linger=True)
+    assert (bench.table.calls, report.delivered) == ([25, 25], 0)  # acked in chunks of a hundred
+    bench.clock.advance(0.1)
+    for number in range(60, 110):
+        writer.append(encode(make_metric(request_id=f"{number:05d}")))
+    bench.run(linger=True)
+    assert set(bench.table.calls) == {25}
+    bench.clock.advance(0.2)
+    assert bench.run(linger=True).finished
+    assert bench.table.ids == names(110)
+    bench.run(linger=True)
+    assert len(bench.table.calls) <= 12
+
+
+def test_only_what_was_not_taken_is_sent_again(bench: Bench) -> None:
+    """A table at its limit takes part of a batch: the rest goes first in the next one."""
+    bench.spool(50)
+    bench.table.answers.extend([take(10), take(0), take(20)])
+    bench.run()
+    assert bench.table.ids == names(50)
+    assert bench.table.refused > 0
+    assert sum(bench.table.calls) == 50 + bench.table.refused
+    throttling = bench.delivery.throttling()
+    assert throttling is not None
+    assert "the table is at its limit" in throttling[1]
+    assert bench.delivery.dispatcher.breaker.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        fail("InternalServerError", 500),
+        fail("ProvisionedThroughputExceededException"),
+        fail("ReplicatedWriteConflictException"),
+        lose_reply,
+    ],
+)
+def test_what_passes_is_sent_again(bench: Bench, answer: Answer) -> None:
+    """The same records under the same keys: what was applied before counts once."""
+    bench.spool(30)
+    bench.table.answers.extend([answer] * 3)
+    bench.run_out()
+    assert bench.table.ids == names(30)
+    assert list_segments(bench.directory) == []
+
+
+def test_an_outage_costs_probes_and_is_said_once(bench: Bench) -> None:
+    """While the breaker is open no call is made; when the table is back all of it arrives."""
+    bench.spool(500)
+    bench.table.always = fail("ServiceUnavailable", 503)
+    with pytest.raises(StoreError, match="ServiceUnavailable"):
+        bench.run()
+    calls = len(bench.table.calls)
+    assert calls <= 8
+    for _ in range(20):
+        with pytest.raises(StoreError, match="ServiceUnavailable"):
+            bench.run()
+    assert len(bench.table.calls) == calls
+    for _ in range(10):
+        bench.clock.advance(61.0)
+        with pytest.raises(StoreError):
+            bench.run()
+    assert len(bench.table.calls) == calls + 10
+    assert bench.table.items == {}
+    assert only_segment(bench.directory).stat().st_size > 500 * 100
+    bench.table.always = None
+    bench.clock.advance(61.0)
+    bench.run_out()
+    assert bench.table.ids == names(500)
+
+
+@pytest.mark.parametrize("code", ["ResourceNotFoundException", "AccessDeniedException"])
+def test_configuration_is_never_a_reason_to_discard(bench: Bench, code: str) -> None:
+    """A missing table or permission: tried for ever, slowly, and never dead."""
+    bench.spool(60)
+    bench.table.always = fail(code)
+    for _ in range(50):
+        with pytest.raises(StoreError, match=code):
+            bench.run()
+        bench.clock.advance(10.0)
+    assert len(bench.table.calls) < 20
+    assert not (bench.directory / "dead").exists()
+    bench.table.always = None
+    bench.clock.advance(61.0)
+    bench.run_out()
+    assert bench.table.ids == names(60)
+
+
+def test_a_table_that_cannot_even_be_asked_for_its_shards_keeps_all(bench: Bench) -> None:
+    """The first question of a process counts for the breaker as every other call."""
+    bench.spool(3)
+    bench.table.ready = False
+    bench.table.away = OSError("no route")
+    for _ in range(10):
+        with pytest.raises(StoreError, match="no route"):
+            bench.run()
+    assert bench.delivery.dispatcher.breaker.state is CircuitState.OPEN
+    bench.table.away = None
+    bench.clock.advance(61.0)
+    bench.run_out()
+    assert bench.table.ids == names(3)
+
+
+def test_poison_dies_alone_with_its_reason(bench: Bench) -> None:
+    """Halving finds the record that the table refuses; its neighbours arrive."""
+    bench.spool(120)
+    bench.table.poison = {"00007", "00060"}
+    report = bench.run()
+    assert (report.delivered, report.dead, report.finished) == (118, 2, True)
+    assert bench.table.ids == sorted(set(names(120)) - bench.table.poison)
+    (dead,) = (bench.directory / "dead").iterdir()
+    assert dead.read_text().count("an item is odd") == 2
+    assert list_segments(bench.directory) == []
+
+
+def test_a_storm_of_poison_is_the_tables_fault(bench: Bench) -> None:
+    """Where everything is refused with one message nothing more dies: it is configuration."""
+    bench.spool(400)
+    bench.table.always = fail("ValidationException")
+    for _ in range(5):
+        with pytest.raises(StoreError):
+            bench.run()
+        bench.clock.advance(61.0)
+    letters = sum(
+        path.read_text().count("\n") for path in (bench.directory / "dead").glob("*.jsonl")
+    )
+    assert letters <= 3 * 25
+
+
+def test_where_dead_cannot_be_written_nothing_is_acked_past_it(bench: Bench) -> None:
+    """The record stays in the spool until its letter is on the disk."""
+    bench.spool(10)
+    bench.table.poison = {"00004"}
+    (bench.directory / "dead").touch()
+    report = bench.run()
+    assert (report.failed_segments, report.finished) == (1, False)
+    with SegmentReader(only_segment(bench.directory)) as segment:
+        assert segment.acked() == HEADER_BYTES
+    (bench.directory / "dead").unlink()
+    assert bench.run().finished
+    assert (bench.directory / "dead").is_dir()
+
+
+def test_damage_is_set_aside_and_counted(bench: Bench) -> None:
+    """A flipped byte costs its record, which a gap in the table counts; the rest arrives."""
+    bench.spool(30)
+    damage(only_segment(bench.directory), HEADER_BYTES + 40, b"\x00")
+    report = bench.run()
+    assert (report.delivered, report.damaged_lines, report.finished) == (29, 1, True)
+    assert len(bench.table.items) == 30
+    assert any(name.endswith(f"seg-{HEADER_BYTES}") for name in bench.table.ids)
+
+
+def test_whoever_lost_the_lead_acks_nothing(bench: Bench) -> None:
+    """What it sent is sent again by the new leader, under the same keys."""
+    bench.spool(30)
+    with pytest.raises(LeadLostError):
+        bench.run(may_ack=lambda: False)
+    with SegmentReader(only_segment(bench.directory)) as segment:
+        assert segment.acked() == HEADER_BYTES
+
+
+def test_a_newer_record_of_the_same_identity_is_the_one_that_stays(bench: Bench) -> None:
+    """In one batch, or over several: the table ends with the last, and both are acked."""
+    writer = SpoolWriter(bench.directory, 1 << 22)
+    for version in range(120):
+        writer.append(encode(make_metric(request_id="same", timestamp=NOON, input_tokens=version)))
+    writer.seal()
+    bench.table.answers.extend([take(0), lose_reply])
+    bench.run_out()
+    assert len(bench.table.items) == 1
+    (payload,) = bench.table.items.values()
+    assert b'"input_tokens":119' in payload
+    assert list_segments(bench.directory) == []
+
+
+def test_after_an_outage_what_happens_now_goes_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest segment of a process before the backlog; without a backlog by age."""
+    monkeypatch.setattr("receipt_dynamo.table_delivery._BACKLOG_BYTES", 1000)
+    bench.spool(30)
+    bench.spool(30, first=100)
+    bench.spool(30, first=200, seal=False)
+    sent: list[str] = []
+
+    def note(table: FakeTable, puts: Sequence[Put]) -> Sequence[Put]:
+        sent.extend(map(table.request_id, puts))
+        return take_all(table, puts)
+
+    bench.table.always = note
+    bench.run()
+    assert sent[:30] == names(30, 200)
+    assert sorted(sent) == [*names(30), *names(30, 100), *names(30, 200)]
+
+
+def test_memory_is_delivered_past_the_disk(bench: Bench) -> None:
+    """What the table does not take stays in memory, in its order."""
+    ring = MemoryRing()
+    for name in names(40):
+        ring.offer(encode(make_metric(request_id=name)))
+    report = DeliveryReport()
+    bench.table.poison = {"00003"}
+    bench.delivery.deliver_memory(ring, report)
+    assert (report.delivered, report.dead, len(ring)) == (39, 1, 0)
+    for name in names(3, 100):
+        ring.offer(encode(make_metric(request_id=name)))
+    bench.table.always = fail("InternalServerError", 500)
+    bench.delivery.deliver_memory(ring, report)
+    assert [b'"00100"' in ring.peek()[0], len(ring)] == [True, 3]
+
+
+def test_a_sender_that_hangs_is_left_behind(tmp_path: Path) -> None:
+    """The round ends soon after its time is up; what the sender says then counts no more."""
+    hanging, finished = threading.Event(), threading.Event()
+
+    def hang(table: FakeTable, puts: Sequence[Put]) -> Sequence[Put]:
+        hanging.wait(60)
+        try:
+            return take_all(table, puts)
+        finally:
+            finished.set()
+
+    bench = Bench(tmp_path, start_thread=start_thread, clock=SystemClock())
+    bench.spool(10)
+    bench.table.always = hang
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("receipt_dynamo.table_round._GRACE_SECONDS", 0.05)
+        report = bench.run(0.05)
+    assert (report.delivered, report.finished) == (0, False)
+    hanging.set()
+    assert finished.wait(60)
+    bench.table.always = None
+    assert bench.run().delivered == 10
+    assert list_segments(bench.directory) == []
+
+
+def test_senders_work_side_by_side(tmp_path: Path) -> None:
+    """As many calls at a time as there are senders: the first only answers when the last asks."""
+    together = threading.Barrier(4)
+
+    def meet(table: FakeTable, puts: Sequence[Put]) -> Sequence[Put]:
+        together.wait(60)
+        return take_all(table, puts)
+
+    bench = Bench(tmp_path, start_thread=start_thread, clock=SystemClock())
+    bench.spool(200)
+    bench.table.always = meet
+    assert bench.run().delivered == 200
+
+
+def test_a_thousand_segments_need_few_descriptors(bench: Bench) -> None:
+    """Each is open while its records are on their way, and no longer."""
+    for number in range(300):
+        bench.spool(1, first=number)
+    assert bench.run().delivered == 300
+    assert bench.table.ids == names(300)
+    assert list_segments(bench.directory) == []
+
+
+ANSWERS: dict[str, Answer] = {
+    "all": take_all,
+    "half": take(7),
+    "none": take(0),
+    "throttled": fail("ThrottlingException"),
+    "500": fail("InternalServerError", 500),
+    "lost": lose_reply,
+    "denied": fail("AccessDeniedException"),
+    "conflict": fail("TransactionConflictException"),
+    "odd": fail("NeverHeardOf", 400),
+}
+
+
+@given(
+    answers=st.lists(st.sampled_from(sorted(set(ANSWERS) - {"odd"})), max_size=40),
+    copies=st.lists(st.integers(0, 150), max_size=20),
+    poison=st.sets(st.integers(0, 150), max_size=3),
+    deaths=st.lists(st.integers(1, 30), max_size=3),
+)
+def test_no_ack_passes_a_record_that_is_nowhere(
+    tmp_path_factory: pytest.TempPathFactory,
+    answers: list[str],
+    copies: list[int],
+    poison: set[int],
+    deaths: list[int],
+) -> None:
+    """Whatever the table answers, and wherever the process dies: at every ack all that lies before
+    it is in the table or in dead/, and at the end everything is, each with its last version."""
+    bench = Bench(tmp_path_factory.mktemp("any"))
+    writer = SpoolWriter(bench.directory, 20_000)
+    last: dict[str, int] = {}
+    for version, number in enumerate([*range(151), *copies]):
+        name = f"{number:05d}"
+        last[name] = version
+        metric = make_metric(request_id=name, timestamp=NOON, input_tokens=version)
+        writer.append(encode(metric))
+    writer.seal()
+    bench.table.answers.extend(ANSWERS[answer] for answer in answers)
+    bench.table.poison = {f"{number:05d}" for number in poison}
+
+    def safe(segment: SegmentReader, offset: int) -> None:
+        here = {bench.table.request_id(bench.table.prepare(p)) for p in before(segment, offset)}
+        assert here <= set(bench.table.ids) | bench.table.poison
+
+    def before(segment: SegmentReader, offset: int) -> list[bytes]:
+        payloads, start = [], HEADER_BYTES
+        while start < offset:
+            lines = segment.read(start, 1, sealed=True)
+            payloads += lines.payloads
+            start = lines.end
+        return payloads
+
+    with pytest.MonkeyPatch.context() as patch:
+        watch(patch, safe, deaths)
+        for _ in range(len(deaths) + 1):
+            try:
+                bench.run_out()
+                break
+            except KeyboardInterrupt:
+                bench.delivery = bench.new_delivery()
+    assert bench.table.ids == sorted(set(last) - bench.table.poison)
+    for payload in bench.table.items.values():
+        fields = bench.table.prepare(payload)
+        assert b'"input_tokens":%d' % last[bench.table.request_id(fields)] in payload
+    assert list_segments(bench.directory) == []
+
+
+def watch(
+    patch: pytest.MonkeyPatch, safe: Callable[[SegmentReader, int], None], deaths: list[int]
+) -> None:
+    """Look at every ack, and end the process at some of them."""
+    ack, left = SegmentReader.ack, list(deaths)
+
+    def watched(self: SegmentReader, offset: int) -> None:
+        safe(self, offset)
+        if left:
+            left[0] -= 1
+            if left[0] == 0:
+                left.pop(0)
+                raise KeyboardInterrupt
+        ack(self, offset)
+
+    patch.setattr(SegmentReader, "ack", watched)
+
+
+def test_a_child_of_a_fork_starts_with_a_clean_slate(bench: Bench) -> None:
+    """No permit, pace or suspicion of the parent's counts in it; an open break does."""
+    bench.spool(30)
+    bench.table.always = fail("ServiceUnavailable", 503)
+    with pytest.raises(StoreError):
+        bench.run()
+    bench.delivery.forget_after_fork()
+    assert bench.delivery.dispatcher.breaker.state is CircuitState.OPEN
+    assert bench.delivery.dispatcher.snapshot().limiter.rate is None
+    bench.table.always = None
+    bench.clock.advance(timedelta(minutes=2).total_seconds())
+    bench.run_out()
+    assert bench.table.ids == names(30)
