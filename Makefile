@@ -1,6 +1,7 @@
 # make run    import a sample of real replies of AI services and report what they cost
 # make test   lint, types, import rules, tests with branch coverage
 # make bench  what recording and a backlog cost, beside yardsticks of the same run
+# make goodput  what is delivered to a table that refuses some, simulated; ARGS=--write updates docs
 # Each does all the set-up itself; it needs Python >= 3.11 with pip (choose one with PYTHON=...).
 
 SHELL := /bin/bash
@@ -11,7 +12,7 @@ DEMO := env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development 
 JOBS ?= 2
 export PYTHON
 
-.PHONY: run test lint types unit bench format clean help
+.PHONY: run test lint types unit bench goodput format clean help
 
 run:
 	@tools/setup.sh run
@@ -42,6 +43,10 @@ bench:
 	@tools/setup.sh dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
+goodput:
+	@tools/setup.sh dev
+	$(BIN)/python -m benchmarks.goodput $(ARGS)
+
 format:
 	@tools/setup.sh dev
 	$(BIN)/ruff check --fix .
@@ -51,4 +56,4 @@ clean:
 	rm -rf .venv .demo .coverage .coverage.* htmlcov dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile

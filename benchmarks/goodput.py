@@ -31,7 +31,7 @@ def main() -> int:
             name: measure(make, cell, seconds=chosen.seconds, seeds=chosen.seeds)
             for name, cell in CELLS.items()
         }
-        line = f"| {policy} | {' | '.join(map(_words, figures[policy].values()))} |"
+        line = f"| {policy} | {' | '.join(map(words, figures[policy].values()))} |"
         print(line, flush=True)
         lines.append(line)
     if chosen.write:
@@ -41,7 +41,8 @@ def main() -> int:
     return int(any(_behind(figures, cell) for cell in CELLS))
 
 
-def _words(figures: Figures) -> str:
+def words(figures: Figures) -> str:
+    """Return a cell of the table: goodput / accepted of what was sent."""
     return f"{figures.goodput:.1%} / {figures.efficiency:.1%}"
 
 

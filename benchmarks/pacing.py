@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from receipt_dynamo.utils.goodput_limiter import (
     Slot,
     Wait,
 )
-from tests.support.fake_dynamodb import FakeDynamoDB, Item, key_of, make_item, put_requests
+from tests.support.fake_dynamodb import FakeDynamoDB, Item, SizedItem, key_of, put_requests
 from tests.support.simulation import Actor, Simulation, seeded
 
 __all__ = ["CELLS", "POLICIES", "Cell", "Figures", "measure"]
@@ -212,8 +212,19 @@ def _run(make: MakePacers, cell: Cell, seconds: float, seed: int, burst: float) 
     )
 
 
+def _make_item(number: int) -> Item:
+    """Return an item of one write unit; hundreds of thousands are made."""
+    item = SizedItem(PK={"S": "U#openai"}, SK={"S": f"{number}"})
+    item.size = 100
+    return item
+
+
 def _send(
-    pacer: Pacer, table: FakeDynamoDB, backlog: deque[Item], numbers: object, chance: random.Random
+    pacer: Pacer,
+    table: FakeDynamoDB,
+    backlog: deque[Item],
+    numbers: Iterator[int],
+    chance: random.Random,
 ) -> Actor:
     """One sender: asks, waits, sends, tells, pauses."""
     while True:
@@ -222,7 +233,7 @@ def _send(
             yield slot.seconds
             continue
         while len(backlog) < slot.size:
-            backlog.append(make_item(("U#openai", f"{next(numbers)}")))  # type: ignore[call-overload]
+            backlog.append(_make_item(next(numbers)))
         batch = [backlog.popleft() for _ in range(slot.size)]
         half = chance.uniform(*_ROUND_TRIP) / 2
         yield half

@@ -71,6 +71,8 @@ fi
 if [ "$profile" = dev ]; then
   quietly "$venv/bin/python" -m pip install -q -c constraints.txt -e . --group dev
   make_others
+  tools/oldest-botocore.sh >>"$log" 2>&1 ||
+    echo "The oldest botocore cannot be had, and its tests are skipped: see $log" >&2
 else
   quietly "$venv/bin/python" -m pip install -q -c constraints.txt -e .
 fi

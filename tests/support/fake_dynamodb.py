@@ -226,16 +226,15 @@ class FakeDynamoDB:
         reason = "TableWriteProvisionedThroughputExceeded"
         for put in self._random.sample(puts, len(puts)) if self._limited() else puts:
             units = ceil(size_of(put) / 1024)
-            buckets = [self._table] if self._table else []
-            if self._partition_capacity < inf:
-                buckets.append(self._partition(put["PK"]["S"], now))
-                buckets[-1].refill(now)
-            if any(bucket.tokens < units for bucket in buckets):
-                if buckets[0] is not self._table or buckets[0].tokens >= units:
-                    reason = "TableWriteKeyRangeThroughputExceeded"
+            partition = self._partition(put["PK"]["S"], now)
+            if self._table and self._table.tokens < units:
                 continue
-            for bucket in buckets:
-                bucket.tokens -= units
+            if partition and partition.tokens < units:
+                reason = "TableWriteKeyRangeThroughputExceeded"
+                continue
+            for bucket in (self._table, partition):
+                if bucket:
+                    bucket.tokens -= units
             taken.append(put)
         if not taken:
             reasons = [{"reason": reason, "resource": f"arn:aws:dynamodb:::table/{TABLE}"}]
@@ -247,11 +246,15 @@ class FakeDynamoDB:
     def _limited(self) -> bool:
         return self._table is not None or self._partition_capacity < inf
 
-    def _partition(self, name: str, now: float) -> _Bucket:
-        if name not in self._partitions:
+    def _partition(self, name: str, now: float) -> _Bucket | None:
+        if self._partition_capacity == inf:
+            return None
+        bucket = self._partitions.get(name)
+        if bucket is None:
             steps = ((-inf, self._partition_capacity),)
-            self._partitions[name] = _Bucket(steps, self._burst, now)
-        return self._partitions[name]
+            bucket = self._partitions[name] = _Bucket(steps, self._burst, now)
+        bucket.refill(now)
+        return bucket
 
     def _reply(self, puts: list[Item], taken: list[Item]) -> dict[str, Any]:
         keys = {key_of(put) for put in taken}

@@ -1,7 +1,8 @@
 """Broken variants of the code, one or more for each invariant: tests of the tests.
 
 ``MUTANT_UNDER_TEST`` names the one to apply; ``tests/conftest.py`` and the scripts that run
-in child processes call ``apply``. Each is a mistake that somebody could make.
+in child processes call ``apply``. Each is a mistake that somebody could make. Those of breaker,
+queue and dispatcher are in part_mutants.py, and run in one process.
 """
 
 from __future__ import annotations

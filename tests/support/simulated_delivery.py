@@ -65,12 +65,20 @@ class Delivery:
     """One process that drains a spool with some senders, until it is killed."""
 
     def __init__(
-        self, simulation: Simulation, table: FakeDynamoDB, spool: Spool, seed: int, workers: int = 4
+        self,
+        simulation: Simulation,
+        table: FakeDynamoDB,
+        spool: Spool,
+        seed: int,
+        *,
+        workers: int = 4,
+        round_trip: float = 0.02,
     ) -> None:
         self._simulation = simulation
         self._table = table
         self._spool = spool
         self._random = seeded(seed)
+        self._round_trip = round_trip
         self.transitions: list[CircuitTransition] = []
         self.dispatcher: Dispatcher[Record] = Dispatcher(
             DispatchSettings(workers=workers, queue=BatchQueueSettings(capacity_items=200)),
@@ -118,16 +126,16 @@ class Delivery:
             if isinstance(step, Wait):
                 yield min(step.seconds, _LOOK)
                 continue
-            yield from self._round_trip()
+            yield self._one_way()
             verdict = self._call(step)
-            yield from self._round_trip()
+            yield self._one_way()
             settled = sender.answered(verdict)
             for how in ("acked", "dead", "parked"):
                 for record in getattr(settled, how):
                     self._spool.leave(record, how, self._simulation.monotonic())
 
-    def _round_trip(self) -> Actor:
-        yield self._random.uniform(0.005, 0.015)
+    def _one_way(self) -> float:
+        return self._random.uniform(0.25, 0.75) * self._round_trip
 
     def _call(self, step: Dispatch[Record]) -> Verdict:
         answer: Any
