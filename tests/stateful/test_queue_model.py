@@ -70,7 +70,7 @@ class QueueModel(RuleBasedStateMachine):
         self.table: dict[Key, int] = {}
         self.live: dict[int, Lease[Key, Item]] = {}
         self.moved_behind = False
-        self.just_behind: set[Key] = set()  # by the last rule but time
+        self.before_these: tuple[set[Key], set[Key]] = set(), set()  # waiting, and put behind them
         self.last = 0
 
     # putting
@@ -115,10 +115,10 @@ class QueueModel(RuleBasedStateMachine):
             first = min(self._oldest(key) for key in keys)
             waiting = {item[0] for n, item in self.accepted.items() if n not in self.left} - flying
             assert first == min(self._oldest(key) for key in waiting), "not the oldest first"
-        if self.just_behind:
-            waiting = {item[0] for n, item in self.accepted.items() if n not in self.left} - flying
-            assert not waiting - self.just_behind or next(iter(keys)) not in self.just_behind
-            self.just_behind = set()
+        earlier, behind = self.before_these
+        earlier &= {item[0] for n, item in self.accepted.items() if n not in self.left} - flying
+        assert not earlier or next(iter(lease.items)) not in behind, "not behind the others"
+        self.before_these = set(), set()
         self.live[lease.number] = lease
         return lease
 
@@ -210,10 +210,12 @@ class QueueModel(RuleBasedStateMachine):
         """It goes behind what waits now."""
         if lease.number not in self.live:
             return
+        flying = {key for other in self.live.values() for key in other.items}
+        waiting = {item[0] for n, item in self.accepted.items() if n not in self.left} - flying
         assert not self.queue.settle(lease, rest=Reentry.BEHIND).late
         del self.live[lease.number]
         self.moved_behind = True
-        self.just_behind = set(lease.items)
+        self.before_these = waiting, set(lease.items)
 
     # time, restarts, flushes
 
@@ -245,6 +247,7 @@ class QueueModel(RuleBasedStateMachine):
         self.queue.after_fork()
         self.live.clear()
         self.moved_behind = False
+        self.before_these = set(), set()
         for number, item in self.accepted.items():
             if number not in self.left:
                 assert self.queue.put(item[0], item, 10)
