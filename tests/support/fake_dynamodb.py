@@ -182,6 +182,11 @@ class FakeDynamoDB:
         item = self.items.get(key)
         return None if item is None else version_of(item)
 
+    def is_in_trouble(self) -> bool:
+        """Whether any fault may happen at this moment."""
+        now = self._clock.monotonic()
+        return any(fault.start <= now < fault.end for fault in self.faults)
+
     def _draw_fault(self) -> str | None:
         now = self._clock.monotonic()
         for fault in self.faults:

@@ -15,7 +15,7 @@ from receipt_dynamo.utils.circuit_breaker import CircuitTransition
 from tests.support.fake_dynamodb import FakeDynamoDB, Item, make_item, put_requests
 from tests.support.simulation import Actor, Simulation, seeded
 
-_LOOK = 0.25  # seconds between two looks of a sender that nobody wakes
+_LOOK = 0.5  # seconds between two looks of a sender that nobody wakes
 _PARKED = 60.0  # seconds between two attempts at what was parked
 _SIZE = 100
 
@@ -35,6 +35,7 @@ class Spool:
     """Records in order, and how each left: acked, dead or parked, and when."""
 
     records: list[Record] = field(default_factory=list)
+    by_key: dict[Key, list[Record]] = field(default_factory=dict)
     left: dict[int, tuple[str, float]] = field(default_factory=dict)
     acked_through: int = 0  # the low-water mark: what a new process reads on from
 
@@ -43,6 +44,7 @@ class Spool:
         number = len(self.records) + 1
         record = Record(number, key, make_item(key, number, **marks), now)
         self.records.append(record)
+        self.by_key.setdefault(key, []).append(record)
         return record
 
     def leave(self, record: Record, how: str, now: float) -> None:
@@ -53,7 +55,7 @@ class Spool:
 
     def is_replaced(self, record: Record) -> bool:
         """Return whether a newer record of the same key was accepted."""
-        return any(newer.key == record.key for newer in self.records[record.number :])
+        return self.by_key[record.key][-1] is not record
 
     @property
     def pending(self) -> int:
@@ -73,12 +75,14 @@ class Delivery:
         *,
         workers: int = 4,
         round_trip: float = 0.02,
+        drips: float = 0.0,
     ) -> None:
         self._simulation = simulation
         self._table = table
         self._spool = spool
         self._random = seeded(seed)
         self._round_trip = round_trip
+        self._drips = drips
         self.transitions: list[CircuitTransition] = []
         self.dispatcher: Dispatcher[Record] = Dispatcher(
             DispatchSettings(workers=workers, queue=BatchQueueSettings(capacity_items=200)),
@@ -128,7 +132,7 @@ class Delivery:
                 continue
             yield self._one_way()
             verdict = self._call(step)
-            yield self._one_way()
+            yield self._one_way() + self._drip()
             settled = sender.answered(verdict)
             for how in ("acked", "dead", "parked"):
                 for record in getattr(settled, how):
@@ -136,6 +140,11 @@ class Delivery:
 
     def _one_way(self) -> float:
         return self._random.uniform(0.25, 0.75) * self._round_trip
+
+    def _drip(self) -> float:
+        """Let some replies come byte by byte, longer than a lease, as no timeout prevents."""
+        drips = self._random.random() < self._drips and self._table.is_in_trouble()
+        return self._random.uniform(5.0, 45.0) if drips else 0.0
 
     def _call(self, step: Dispatch[Record]) -> Verdict:
         answer: Any
