@@ -93,7 +93,7 @@ class TableDelivery(Delivery):
         hurry = overdue or not linger
         round_ = self._round(report, may_ack, hurry=hurry, progress=progress)
         try:
-            round_.deliver(_in_order(segments), deadline)
+            round_.deliver(_in_order(self._directory, segments), deadline)
             if not round_.left:
                 self._tail_since = None
             elif hurry or self._tail_since is None:
@@ -202,13 +202,13 @@ class TableDelivery(Delivery):
         self._tail_since = None
 
 
-def _in_order(segments: list[Path]) -> list[Path]:
+def _in_order(directory: Path, segments: list[Path]) -> list[Path]:
     """Return segments in the order of delivery: by age, oldest first.
 
     After an outage those that are still written to go first: what happens now is seen at once, and
     the backlog follows. Such a segment is the newest of its process.
     """
-    if spool_bytes(segments) <= _BACKLOG_BYTES:
+    if spool_bytes(directory) <= _BACKLOG_BYTES:
         return segments
     newest = {_writer_of(path): path for path in segments}
     first = set(newest.values())
