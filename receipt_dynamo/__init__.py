@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from receipt_dynamo.health_check import read_health
     from receipt_dynamo.health_rules import plain_duration
     from receipt_dynamo.logs import safe_logger
+    from receipt_dynamo.migration import Migration, MigrationReport, RefusedMetric
     from receipt_dynamo.settings import Settings
     from receipt_dynamo.store import (
         DIMENSIONS,
@@ -98,10 +99,13 @@ __all__ = [
     "HealthLevel",
     "HealthReason",
     "Lease",
+    "Migration",
+    "MigrationReport",
     "Outcome",
     "Permit",
     "PutResult",
     "Reentry",
+    "RefusedMetric",
     "Rejected",
     "RetryQuota",
     "RetrySettings",
@@ -149,6 +153,7 @@ _MODULES = {
     "health_check": "read_health",
     "health_rules": "plain_duration",
     "logs": "safe_logger",
+    "migration": "Migration MigrationReport RefusedMetric",
     "settings": "Settings",
     "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "
     "plain_decimal",

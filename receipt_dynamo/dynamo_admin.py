@@ -34,11 +34,13 @@ _log = safe_logger("receipt_dynamo.table")
 class TableDescription:
     """What a table is. ``items`` and ``size_bytes`` are DynamoDB's, up to six hours old.
 
-    ``indexes`` are names and states. ``differences`` say in words how the table differs from what
-    this library needs; none: it is ours. ``shards`` is None in a table that nobody wrote to.
+    ``identity`` tells the table from one that has or had its name. ``indexes`` are names and
+    states. ``differences`` say in words how the table differs from what this library needs; none:
+    it is ours. ``shards`` is None in a table that nobody wrote to.
     """
 
     name: str
+    identity: str
     arn: str
     status: str
     billing: str
@@ -83,6 +85,7 @@ class TableAdmin:
                 f"tries={tries}, wait_seconds={wait_seconds}: at least 1 try, and no less than 0 s"
             )
         patience = _Patience(self._clock, self._place, tries, wait_seconds)
+        self._registry.forget()  # whatever is known of a table that had this name
         patience.run(self._create)
         described = self._wait_until_active(patience)
         found = differences(described)
@@ -106,6 +109,7 @@ class TableAdmin:
 
     def describe(self, tries: int, wait_seconds: float) -> TableDescription:
         """Return what the table is. Raises StoreError when there is none."""
+        self._registry.forget()
         patience = _Patience(self._clock, self._place, tries, wait_seconds)
         described = patience.run(self._describe)
         return patience.run(lambda: self._description(described, self._ttl()))
@@ -158,6 +162,7 @@ class TableAdmin:
         shards = known.shards
         return TableDescription(
             name=self._table,
+            identity=_identity(described),
             arn=str(described.get("TableArn", "")),
             status=str(described.get("TableStatus")),
             billing=str(billing.get("BillingMode", "PROVISIONED")),
@@ -192,6 +197,12 @@ class _Patience:
                 if tries >= self._tries or not passing:
                     raise explain(error, self._place) from error
             self._clock.sleep(self.wait_seconds)
+
+
+def _identity(described: Mapping[str, Any]) -> str:
+    """Return the table's id; engines for tests have none, but the time when it was made."""
+    made = f"{described.get('TableArn')} of {described.get('CreationDateTime')}"
+    return str(described.get("TableId") or made)
 
 
 def _differing_ttl(attribute: str | None) -> list[str]:

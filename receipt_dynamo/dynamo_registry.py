@@ -124,11 +124,13 @@ class Registry:
             else:
                 services.add(put.service)
                 hours.add((put.service, hour_of(put.key.sort)))
-        services -= known.services
+        hours = {hour for hour in hours if hour not in self._hours}
+        # A service is named again with every new hour: the table may be another one by now, made
+        # anew while this process had nothing to put.
+        services = (services - known.services) | {service for service, _ in hours}
         months -= known.gap_months
         if services or months:
             self._add(call, services, months)
-        hours = {hour for hour in hours if hour not in self._hours}
         if hours:
             self._add_hours(call, hours)
 

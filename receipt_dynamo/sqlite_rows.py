@@ -23,9 +23,11 @@ __all__ = [
     "Page",
     "Sums",
     "add_local_time",
+    "gap_of_row",
     "gap_row",
     "group_column",
     "group_order",
+    "metric_of_row",
     "metric_row",
     "time_of",
     "where",
@@ -102,16 +104,23 @@ class Page:
 
         Raises ValueError, msgspec.MsgspecError for a record that is not the one of its row.
         """
-        metrics: list[AIUsageMetric] = []
-        for *identity, body in rows:
-            metric = _decode_metric(body)
-            if [_microseconds(metric.timestamp), metric.service, metric.request_id] != identity:
-                raise ValueError(f"the record of {identity} is another one")
-            metrics.append(metric)
+        metrics = [metric_of_row(*row) for row in rows]
         if rows:
             ts, service, request_id, _ = rows[-1]
             self._last = ts, service, request_id
         return metrics
+
+
+def metric_of_row(ts: int, service: str, request_id: str, body: bytes) -> AIUsageMetric:
+    """Return the metric of a row.
+
+    Raises ValueError, msgspec.MsgspecError for a record that is not the one of its row.
+    """
+    metric = _decode_metric(body)
+    identity = _microseconds(metric.timestamp), metric.service, metric.request_id
+    if identity != (ts, service, request_id):
+        raise ValueError(f"the record of {(ts, service, request_id)} is another one")
+    return metric
 
 
 def time_of(microseconds: int) -> datetime:
@@ -162,6 +171,22 @@ def gap_row(gap: Gap) -> tuple[Any, ...]:
         gap.input_tokens,
         gap.output_tokens,
         _text(gap.cost_usd),
+    )
+
+
+def gap_of_row(row: tuple[Any, ...]) -> Gap:
+    """Return the gap of ``gap_row``. Raises ValueError, TypeError, ArithmeticError."""
+    name, ts, reason, service, model, count, tokens_in, tokens_out, cost = row
+    return Gap(
+        gap=name,
+        timestamp=time_of(ts),
+        reason=reason,
+        count=count,
+        service=service,
+        model=model,
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        cost_usd=None if cost is None else Decimal(cost),
     )
 
 

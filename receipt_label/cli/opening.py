@@ -32,13 +32,13 @@ def read_settings(drain: str | None = "manual") -> Settings:
 
 
 @contextmanager
-def open_client() -> Iterator[UsageClient]:
-    """Open the client of this environment and close it behind the command. Raises UsageError.
+def open_client(settings: Settings | None = None) -> Iterator[UsageClient]:
+    """Open the client of this environment, or of ``settings``, and close it behind the command.
 
     Where the store has failed the client is left as it is: closing would try the store again, and
-    say the same a second time. What was recorded is safe in the spool.
+    say the same a second time. What was recorded is safe in the spool. Raises UsageError.
     """
-    client = open_usage_client(read_settings())
+    client = open_usage_client(settings or read_settings())
     try:
         yield client
     except UsageError:

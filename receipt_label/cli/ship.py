@@ -1,5 +1,5 @@
 """``receipt-usage ship``: bring what waits in the spool into the store, once or for as long as it
-runs."""
+runs; or what the embedded store holds into a table."""
 
 from __future__ import annotations
 
@@ -35,15 +35,27 @@ _SUMMARY_SECONDS = 60.0
     metavar="SECONDS",
     help="Give up when nothing was delivered for this long.",
 )
+@click.option("--to-table", metavar="NAME", help="Bring the embedded store into this table.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
-def command(follow: bool, timeout: float, as_json: bool) -> int:
+def command(follow: bool, timeout: float, to_table: str | None, as_json: bool) -> int:
     """Deliver what waits in the spool of this environment.
 
     Pipelines with RECEIPT_USAGE_DRAIN=external only write their spool: this command delivers it.
     One process delivers a spool at a time; where another one does, this one watches it, and takes
     over when it dies. Without --follow: ends when what waited at the start is delivered; exit code
     1 if it could not be. With --follow: ends with SIGINT or SIGTERM, exit code 0.
+
+    With --to-table, what was recorded without a table is brought into one, in the region
+    AWS_REGION: first what waits in the local spool, then the embedded store, which keeps its
+    records. Interrupted, it goes on where it was; twice, it changes nothing. Exit code 1 when the
+    table refuses a record.
     """
+    if to_table is not None:
+        if follow:
+            raise click.UsageError("--to-table and --follow exclude each other")
+        from receipt_label.cli.to_table import ship_to_table
+
+        return ship_to_table(to_table, as_json=as_json)
     from receipt_label.cli.opening import open_client
 
     with open_client() as client, _StopRequest() as stop:
