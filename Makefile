@@ -1,5 +1,6 @@
 # make run    import a sample of real replies of AI services and report what they cost
 # make test   lint, types, import rules, tests with branch coverage
+# make storm  delivery to DynamoDB's own engine through faults, outages and kills (minutes)
 # make bench  what recording and a backlog cost, beside yardsticks of the same run
 # make goodput  what is delivered to a table that refuses some, simulated; ARGS=--write updates docs
 # Each does all the set-up itself; it needs Python >= 3.11 with pip (choose one with PYTHON=...).
@@ -12,7 +13,7 @@ DEMO := env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development 
 JOBS ?= 2
 export PYTHON
 
-.PHONY: run test lint types unit bench goodput format clean help
+.PHONY: run test lint types unit storm bench goodput format clean help
 
 run:
 	@tools/setup.sh run
@@ -37,7 +38,11 @@ types:
 unit:
 	@tools/setup.sh dev
 	@$(BIN)/python tools/dynamodb_local.py fetch || true # the tests say what it means
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 25 --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 25 --cov --cov-report=term -m "not long" $(ARGS)
+
+storm:
+	@tools/setup.sh dev
+	$(BIN)/python -m pytest -m long -p no:xdist $(ARGS)
 
 bench:
 	@tools/setup.sh dev
@@ -56,4 +61,4 @@ clean:
 	rm -rf .venv .demo .coverage .coverage.* htmlcov dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from receipt_dynamo.health_rules import plain_duration
     from receipt_dynamo.logs import safe_logger
     from receipt_dynamo.migration import Migration, MigrationReport, RefusedMetric
+    from receipt_dynamo.resilient_dynamo_client import ResilientDynamoClient
     from receipt_dynamo.settings import Settings
     from receipt_dynamo.store import (
         DIMENSIONS,
@@ -107,6 +108,7 @@ __all__ = [
     "Reentry",
     "RefusedMetric",
     "Rejected",
+    "ResilientDynamoClient",
     "RetryQuota",
     "RetrySettings",
     "Settings",
@@ -154,6 +156,7 @@ _MODULES = {
     "health_rules": "plain_duration",
     "logs": "safe_logger",
     "migration": "Migration MigrationReport RefusedMetric",
+    "resilient_dynamo_client": "ResilientDynamoClient",
     "settings": "Settings",
     "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "
     "plain_decimal",
