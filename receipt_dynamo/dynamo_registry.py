@@ -165,12 +165,11 @@ class Registry:
         return self._learn(self._read_known(reply.Attributes))
 
     def _add_hours(self, call: Call, hours: Iterable[tuple[str, str]]) -> None:
-        by_month: dict[Key, list[str]] = defaultdict(list)
-        named = sorted(hours)
-        for service, hour in named:
-            by_month[Key(hours_partition(service), month_of(hour))].append(hour)
+        by_month: dict[Key, list[tuple[str, str]]] = defaultdict(list)
+        for service, hour in sorted(hours):
+            by_month[Key(hours_partition(service), month_of(hour))].append((service, hour))
         for key, added in by_month.items():
-            numbers = [str(number_of_hour(hour)) for hour in added]
+            numbers = [str(number_of_hour(hour)) for _, hour in added]
             call(
                 "UpdateItem",
                 {
@@ -182,7 +181,7 @@ class Registry:
                 },
                 Nothing,
             )
-        self._hours.update(named)
+            self._hours.update(added)  # at once: what follows may fail
 
     def read(self, call: Call) -> Known:
         """Return what the registry says now, beyond what this process has named."""

@@ -14,6 +14,7 @@ from receipt_dynamo.failures import Key, Kind, classify, classify_left
 from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.table import BATCH_ITEMS
 from receipt_dynamo.unacked import Unsent
+from receipt_dynamo.utils.circuit_breaker import CircuitState
 from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Senders", "StartThread"]
@@ -134,7 +135,8 @@ class Senders:
             told = f" ({', '.join(verdict.throttling)})" if verdict.throttling else ""
             self.throttling = self._clock.now(), f"{whose} at its limit{told}"
         if failure is None:
-            self.trouble = None
+            if self._dispatcher.breaker.state is CircuitState.CLOSED:
+                self.trouble = None
         elif kind not in _OF_THE_MOMENT:
             self.trouble = failure
         if kind is Kind.BUG:

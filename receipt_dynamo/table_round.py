@@ -31,8 +31,8 @@ from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Round", "Spool", "Table"]
 
-CHUNK_RECORDS = 100
-"""How many records are acked together. After a kill so many, for each sender, are sent again."""
+READ_RECORDS = 100
+"""How many records are read at a time."""
 
 PARKED = "the table fails whenever it is sent, and takes others"
 """How the reason of a letter in ``dead/`` begins that is worth another try."""
@@ -183,21 +183,21 @@ class Round:
             if segment is None:
                 self._read_everything()
             else:
-                self._read_chunk(segment)
+                self._read_on(segment)
 
     def _read_everything(self) -> None:
         self._read_all = True
         if self._hurry:
             self._dispatcher.flush()
 
-    def _read_chunk(self, segment: OpenSegment) -> None:
+    def _read_on(self, segment: OpenSegment) -> None:
         try:
-            chunk = segment.read(CHUNK_RECORDS)
+            chunks = segment.read(READ_RECORDS)
         except OSError as error:
             self._fail(segment.path, error)
             segment.failed = True
-            chunk = None
-        if chunk is not None:
+            chunks = []
+        for chunk in chunks:
             self._enqueue(chunk)
         if segment.read_to_goal:
             self._reading = None

@@ -38,7 +38,7 @@ WRITERS, DRAINERS = 4, 2
 SHARE = RECORDS // WRITERS
 SEED = int(os.environ.get("STORM_SEED", "11"))
 OUTAGES = ("6-9", "20-24")  # seconds after the first write
-KILL_SECONDS = 1.5  # between two kills
+KILL_SECONDS = 3.0  # between two kills
 PATIENCE_SECONDS = 1500.0
 BURST = 50
 TABLE = "storm"
@@ -153,10 +153,10 @@ class Storm:
 
 
 def test_everything_arrives_once_through_a_storm(
-    zygote: Zygote, tmp_path: Path, dynamodb: str
+    dynamodb: str, zygote: Zygote, tmp_path: Path
 ) -> None:
     """15 % lost replies, 5 % resets, 5 % faults of the server, partial batches, throttling, two
-    outages, and a process killed every second and a half: each record is in the table, once, and
+    outages, and a process killed every three seconds: each record is in the table, once, and
     the table's sums are those of the embedded store."""
     table = DynamoClient(TABLE, endpoint_url=dynamodb)
     table.create_table(shards=2)
@@ -164,13 +164,13 @@ def test_everything_arrives_once_through_a_storm(
     with fault_proxy(dynamodb, *OUTAGES) as (endpoint, counts):
         storm = Storm(zygote, tmp_path / "usage", endpoint)
         client = client_of(tmp_path / "usage", endpoint, "manual")
-        for seconds in itertools.count():
+        for number in itertools.count():
             wait(KILL_SECONDS)
             written, left = storm.is_written(), client.pending()
             if written and not left:
                 break
             assert time.monotonic() - began < PATIENCE_SECONDS, (written, left)
-            if seconds % 10 == 0:
+            if number % 5 == 0:
                 say(f"{time.monotonic() - began:5.0f} s: {left:,} wait, {storm.kills} kills")
             storm.kill_one()
         storm.end()
