@@ -22,13 +22,16 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardSettings:
-    """``storm_batches`` refused whole in a row are a storm; ``strikes`` make a batch suspect."""
+    """``storm_batches`` refused whole in a row are a storm; ``strikes`` make a batch suspect, and
+    ``strikes_alone`` convict a record."""
 
     storm_batches: int = 3
     strikes: int = 3
+    strikes_alone: int = 8
 
     def __post_init__(self) -> None:
-        check_number(self, "storm_batches", "strikes", least=1, whole=True)
+        names = ("storm_batches", "strikes", "strikes_alone")
+        check_number(self, *names, least=1, whole=True)
 
 
 class PoisonStormGuard:
@@ -100,8 +103,8 @@ class Blockage(StrEnum):
 @dataclass(slots=True)
 class _Suspicion:
     strikes: int = 0
+    strikes_alone: int = 0
     failures: int = 0
-    failures_as_suspect: int = 0
     passed: int = -1  # how many batches had passed at the last strike
 
 
@@ -110,10 +113,11 @@ class HeadOfLineGuard(Generic[K]):
 
     A key has a strike for a failed dispatch if since its last strike another batch passed; in an
     outage nobody passes, so nobody is suspected. ``strikes`` make it suspect. From then on each
-    failure halves its batch, and one that fails on alone is parked, with twice as many failures:
-    bad luck in a service that fails every other call is no proof. Where everything that is held has
-    failed as often, and so nothing is left that could pass, a batch is halved as well, but nothing
-    is parked for that. Keys are forgotten when they are settled; a parked one stays suspect.
+    failure halves its batch, and a record that has ``strikes_alone`` in a batch of its own is
+    parked: in a service that fails every other call that is bad luck once in many thousand batches.
+    Where everything that is held has failed as often as a suspect, and so nothing is left that
+    could pass, a batch is halved as well. Keys are forgotten when they are settled; a parked one
+    stays suspect, and its next failure parks it again.
     """
 
     def __init__(self, settings: GuardSettings | None = None) -> None:
@@ -133,12 +137,12 @@ class HeadOfLineGuard(Generic[K]):
         """
         enough = self._settings.strikes
         with self._lock:
-            seen = [self._note_locked(key) for key in keys]
+            seen = [self._note_locked(key, alone=len(keys) == 1) for key in keys]
             suspect = max((one.strikes for one in seen), default=0) >= enough
             if len(seen) > 1:
                 if suspect or (held is not None and all(map(self._was_tried_locked, held))):
                     return Blockage.SPLIT
-            elif suspect and seen[0].failures_as_suspect > enough:
+            elif suspect and seen[0].strikes_alone >= self._settings.strikes_alone:
                 return Blockage.PARK
         return Blockage.BEHIND if probe else Blockage.FRONT
 
@@ -167,11 +171,11 @@ class HeadOfLineGuard(Generic[K]):
         seen = self._suspicions.get(key)
         return seen is not None and seen.failures >= self._settings.strikes
 
-    def _note_locked(self, key: K) -> _Suspicion:
+    def _note_locked(self, key: K, *, alone: bool) -> _Suspicion:
         seen = self._suspicions.setdefault(key, _Suspicion())
         if seen.passed != self._passed:
             seen.passed = self._passed
             seen.strikes += 1
+            seen.strikes_alone += alone
         seen.failures += 1
-        seen.failures_as_suspect += seen.strikes >= self._settings.strikes
         return seen

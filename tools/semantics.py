@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from receipt_dynamo.failure_rules import RULES, Applied, Fate, Kind, Retry, Rule
+from receipt_dynamo.guards import GuardSettings
+from receipt_dynamo.table_round import PARKED
 from receipt_dynamo.utils.circuit_breaker import CircuitBreakerSettings, Outcome
 from receipt_dynamo.utils.retry_with_backoff import RetrySettings
 
@@ -21,10 +23,11 @@ INTRODUCTION = """\
 
 A record that was answered `STORED` lies in the spool until the table has acknowledged it. So the
 question is never whether it survives a bad answer, but when it is sent again, and what is learned
-from the answer. There are only three ways out of the spool: acknowledged by the table; refused
-alone, by DynamoDB itself, for what it holds (then it lies in `dead/`, with the reason); removed by
-choice (by an operator, or with `overflow="drop_oldest"`). No outage, no throttle, no missing
-permission and no missing table discards a record.
+from the answer. There are only three ways out of the spool: acknowledged by the table; set aside
+in `dead/` with the reason, where DynamoDB refused it alone for what it holds, or failed on it again and
+again while it took others (below); removed by choice (by an operator, or with
+`overflow="drop_oldest"`). No outage, no throttle, no missing permission and no missing table
+discards a record.
 
 Records are sent with BatchWriteItem, 25 at a time, as unconditional puts under a key that was fixed
 when the record was made. A put that is repeated replaces itself. So a lost reply, a repeated batch
@@ -35,7 +38,7 @@ READING = """\
 ## How to read it
 
 - **Your record**: what happens to the records of the batch that got this answer. `dead/` is reached
-  only by a record that DynamoDB refused in a batch of its own.
+  only by a record that failed in a batch of its own.
 - **In the table?**: whether records that the answer does not acknowledge may be there all the same.
 - **Tried again**: by the retry loop, with the same batch, at most {attempts} attempts and
   {deadline:g} s in all. *Paced*: not there; the goodput limiter says when the next batch may go.
@@ -53,8 +56,10 @@ STOPPED = """\
 
 A batch that the server fails on each time, while others pass, would fail every probe and block
 all that follows. A failed probe therefore goes behind what else waits. A batch that failed three
-times, each time with another batch passing in between, is halved like a refused one; a record that
-fails on alone is parked and tried now and then. It is not dead: the server never called it bad.
+times, each time with another batch passing in between, is halved like a refused one; so is any
+batch, when everything that waits has failed as often. A record that fails {alone} times alone, each
+time with others passing in between, goes to `dead/`, where its reason begins with "{parked}":
+the server never called it bad, so it is worth `receipt-usage dead retry` when that is over.
 
 When three batches in a row are refused whole, each record alone and all with one message, then it
 is the table that is wrong. From then on nothing goes to `dead/`, and the breaker opens, until the
@@ -97,7 +102,8 @@ def page() -> str:
         most=breaker.max_break,
         fatal=breaker.fatal_break,
     )
-    return "\n".join([INTRODUCTION, *_overview(), "", reading, *_details(), STOPPED])
+    stopped = STOPPED.format(alone=GuardSettings().strikes_alone, parked=PARKED)
+    return "\n".join([INTRODUCTION, *_overview(), "", reading, *_details(), stopped])
 
 
 def _overview() -> Iterator[str]:

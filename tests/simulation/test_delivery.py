@@ -241,10 +241,23 @@ def test_a_record_that_the_server_fails_on_each_time_blocks_nobody() -> None:
     for number in range(300):
         marks = {"cursed": "always"} if number == 7 else {}
         spool.append(("P", f"r{number}"), 0.0, **marks)
+    simulation.start(record_all(spool, simulation, seeded(6), {}, 600))
     Delivery(simulation, table, spool, 6)
     simulation.run(600.0)
     check_end(spool, table)
     assert [n for n, (how, _) in spool.left.items() if how == "parked"] == [8]
+
+
+def test_a_flaky_service_convicts_no_record() -> None:
+    """Half of all calls fails for most of an hour: no record is to blame for that."""
+    simulation, spool = Simulation(), Spool()
+    faults = (Fault("applied", share=0.25), Fault("reset", share=0.25))
+    table = FakeDynamoDB(simulation, faults=faults, seed=8)
+    simulation.start(record_all(spool, simulation, seeded(8), {}, 6000))
+    Delivery(simulation, table, spool, 8)
+    simulation.run(3000.0)
+    assert {how for how, _ in spool.left.values()} == {"acked"}
+    check_history(spool, table.history, [])
 
 
 def test_what_a_flush_reported_as_settled_is_in_the_table() -> None:
