@@ -23,10 +23,10 @@ INTRODUCTION = """\
 
 A record that was answered `STORED` lies in the spool until the table has acknowledged it. So the
 question is never whether it survives a bad answer, but when it is sent again, and what is learned
-from the answer. There are only three ways out of the spool: acknowledged by the table; set aside
-in `dead/` with the reason, where DynamoDB refused it alone for what it holds, or failed on it again and
-again while it took others (below); removed by choice (by an operator, or with
-`overflow="drop_oldest"`). No outage, no throttle, no missing permission and no missing table
+from the answer. There are only three ways out of the spool. The table acknowledges it. Or it is
+set aside in `dead/` with the reason, where DynamoDB refused it alone for what it holds, or failed
+on it again and again while it took others (below). Or it is removed by choice (by an operator, or
+with `overflow="drop_oldest"`). No outage, no throttle, no missing permission and no missing table
 discards a record.
 
 Records are sent with BatchWriteItem, 25 at a time, as unconditional puts under a key that was fixed
