@@ -19,6 +19,7 @@ wastes a part of one small batch. docs/goodput.md has the figures.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import dataclass
 
 from receipt_dynamo.utils.chance import Chance, system_chance
@@ -34,7 +35,9 @@ _MAX_DOUBLINGS = 20
 class GoodputLimiterSettings:
     """Pace and probes. Times are seconds, rates items a second.
 
-    Slots have at most ``max_items``, for each of ``workers`` senders. A rate is measured over
+    ``refusals_least`` of the last ``refusals_among`` answers say that the service is at its limit:
+    one that refuses now and then, at any pace, is not helped by a slower one. Slots have at most
+    ``max_items``, for each of ``workers`` senders. A rate is measured over
     ``measure_least`` and ``measure_items`` at least, and ``measure_most`` at most; it is never less
     than ``floor``. A probe begins after ``probe_after`` without a refusal, give or take a share of
     ``probe_jitter`` (a service that keeps unused capacity for a second loses none), with
@@ -46,6 +49,8 @@ class GoodputLimiterSettings:
 
     max_items: int = 25
     workers: int = 4
+    refusals_least: int = 2
+    refusals_among: int = 5
     measure_least: float = 0.25
     measure_items: int = 8
     measure_most: float = 3.0
@@ -64,6 +69,8 @@ class GoodputLimiterSettings:
         check_number(
             self, "max_items", "workers", "measure_items", "probe_steps", least=1, whole=True
         )
+        check_number(self, "refusals_least", least=1, whole=True)
+        check_number(self, "refusals_among", least=self.refusals_least, whole=True)
         times = ("measure_least", "probe_after", "probe_lease", "refusal_base", "off_after")
         check_number(self, *times, "floor", above=0)
         check_number(self, "measure_most", least=self.measure_least)
@@ -131,6 +138,7 @@ class GoodputLimiter:
         self._probe_size = 1
         self._probes_passed = 0  # at this size
         self._refused_in_a_row = 0
+        self._recent: deque[bool] = deque(maxlen=self._settings.refusals_among)
         self._last_slot = 0
         self._sent = self._accepted = self._refusals = 0
 
@@ -172,7 +180,8 @@ class GoodputLimiter:
             self._sent += sent
             self._accepted += accepted
             self._measure_locked(now, accepted)
-            if accepted < sent:
+            self._recent.append(accepted < sent)
+            if accepted < sent and sum(self._recent) >= self._settings.refusals_least:
                 self._refused_locked(now)
             elif slot.probe:
                 self._probe_passed_locked()

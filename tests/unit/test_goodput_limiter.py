@@ -17,10 +17,11 @@ from tests.support import FakeClock
 
 
 class Rig:
-    """A limiter without jitter, and its clock."""
+    """A limiter without jitter that believes the first refusal, and its clock."""
 
     def __init__(self, **settings: object) -> None:
         self.clock = FakeClock()
+        settings.setdefault("refusals_least", 1)
         self.limiter = GoodputLimiter(
             GoodputLimiterSettings(**settings), clock=self.clock, chance=lambda: 0.5
         )
@@ -259,3 +260,15 @@ def test_settings_are_checked_at_once(field: str, value: object) -> None:
     """The error names the field and the value."""
     with pytest.raises(ConfigurationError, match=f"LimiterSettings.{field}={value!r} is not"):
         GoodputLimiterSettings(**{field: value})
+
+
+def test_a_refusal_now_and_then_slows_nothing() -> None:
+    """A service that refuses some at any pace is not helped by a slower one: no limit is set."""
+    rig = Rig(refusals_least=2)
+    for number in range(1000):
+        rig.call(accepted=0 if number % 5 == 0 else None)
+        rig.clock.advance(0.01)
+    assert rig.limiter.rate is None
+    rig.call(accepted=10)
+    rig.call(accepted=0)
+    assert rig.limiter.rate is not None
