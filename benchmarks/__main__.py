@@ -16,6 +16,7 @@ import sys
 import time
 
 from benchmarks import (
+    arrival,
     background,
     backlog,
     beside_drainer,
@@ -35,6 +36,7 @@ _PARTS = {
     "background": background.run,
     "backlog": backlog.run,
     "wire": wire.run,
+    "arrival": arrival.run,
     "durability": durability.run,
 }
 

@@ -6,6 +6,7 @@ Items per second of CPU, each contender alone in a process, against a server tha
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,9 +15,10 @@ from typing import Any
 
 from benchmarks.loopback import taking_everything
 from benchmarks.report import Part, Row
-from benchmarks.samples import in_fresh_process, private_directory
+from benchmarks.samples import in_fresh_process, private_directory, ready_metric
 from benchmarks.spooled import spool_directory, write_backlog
-from receipt_dynamo.spool.segment import HEADER_BYTES
+from receipt_dynamo.spool.reader import SegmentReader, list_segments
+from receipt_dynamo.spool.segment import HEADER_BYTES, write_ack
 
 __all__ = ["run"]
 
@@ -79,8 +81,6 @@ def _payloads(directory: Path) -> Iterable[bytes]:
 
 def _reads(directory: Path) -> Iterator[tuple[list[bytes], Callable[[], None]]]:
     """Yield the records of a spool as its reader gives them, and what acknowledges them."""
-    from receipt_dynamo.spool.reader import SegmentReader, list_segments
-
     for path in list_segments(directory):
         with SegmentReader(path) as segment:
             offset = HEADER_BYTES
@@ -110,6 +110,37 @@ def _with_the_client(endpoint: str, directory: Path) -> tuple[int, float]:
 
     ship(_WARM_UP)
     return _cpu_seconds(lambda: ship(float("inf")))
+
+
+def _with_ship(endpoint: str, directory: Path) -> tuple[int, float]:
+    """What ``receipt-usage ship`` does: breaker, pace, senders' threads, acks, removal and all."""
+    from receipt_dynamo import ResilientDynamoClient
+
+    os.environ.update(AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret")  # noqa: S106
+    with private_directory() as usage:
+        client = ResilientDynamoClient(
+            _TABLE,
+            region="us-east-1",
+            endpoint_url=endpoint,
+            spool_dir=usage,
+            drain="manual",
+            environment="development",
+        )
+        client.put_ai_usage_metrics(ready_metric() for _ in range(_WARM_UP))
+        client.flush()
+        for path in list_segments(directory):
+            with Path(shutil.copy(path, client.settings.spool_dir)).open("r+b") as segment:
+                write_ack(segment.fileno(), HEADER_BYTES)  # the contenders before have acked it
+
+        def ship() -> int:
+            shipped = 0
+            while client.pending():
+                shipped += client.ship()
+            return shipped
+
+        done = _cpu_seconds(ship)
+        client.close()
+        return done
 
 
 def _with_write(endpoint: str, directory: Path) -> tuple[int, float]:
@@ -164,6 +195,7 @@ _CONTENDERS = {
     "botocore, ready bodies": _with_ready_bodies,
     "DynamoClient.send, from the spool": _with_the_client,
     "DynamoClient.write, from the spool": _with_write,
+    "receipt-usage ship, from the spool": _with_ship,
 }
 
 
@@ -187,7 +219,7 @@ def run(scale: float, say: Callable[[str], None]) -> list[Part]:
                 "us of CPU per item": 1e6 / rate,
                 "times batch_writer": rate / slowest,
             },
-            yardstick=not name.startswith("DynamoClient"),
+            yardstick=name.startswith("bot"),
         )
         for name, rate in best.items()
     ]

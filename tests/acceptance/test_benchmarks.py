@@ -16,7 +16,8 @@ ROWS = {
     "event-loop": 4,
     "background": 3,
     "backlog": 7,
-    "wire": 4,
+    "wire": 5,
+    "arrival": 3,
     "durability": 5,
 }
 

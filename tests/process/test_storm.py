@@ -37,7 +37,7 @@ RECORDS = int(os.environ.get("STORM_RECORDS", "100000"))
 WRITERS, DRAINERS = 4, 2
 SHARE = RECORDS // WRITERS
 SEED = int(os.environ.get("STORM_SEED", "11"))
-OUTAGES = ("6-9", "20-24")  # seconds after the first write
+OUTAGES = ("30-38", "70-82")  # seconds after the first write
 KILL_SECONDS = 3.0  # between two kills
 PATIENCE_SECONDS = 1500.0
 BURST = 50
@@ -185,7 +185,7 @@ def test_everything_arrives_once_through_a_storm(
 def assert_kinds(counts: dict[str, int]) -> None:
     """The storm was one: each kind of fault struck."""
     for kind in ("lost", "reset", "500", "partial", "throttled", "outage"):
-        assert counts.get(f"BatchWriteItem {kind}"), kind
+        assert any(counts[name] for name in counts if name.endswith(f" {kind}")), kind
 
 
 def compare(table: DynamoClient, directory: Path) -> None:

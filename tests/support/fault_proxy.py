@@ -1,7 +1,8 @@
 """A proxy before an engine of DynamoDB's that does what networks and services do in bad hours.
 
 Run as ``python -m tests.support.fault_proxy ENGINE SEED OUTAGE...``: it prints its address, then
-serves until it is killed. Faults hit writes only, each by its share, drawn with SEED; an OUTAGE is
+serves until it is killed. Faults hit writes only, each by its share, drawn with SEED. For 3 of 20
+seconds the table is at its limit: it refuses some of a batch, or all of it. An OUTAGE is
 ``start-end`` in seconds after the first write, within which every connection is reset.
 """
 
@@ -18,7 +19,9 @@ from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import urlsplit
 
-SHARES = {"lost": 0.15, "reset": 0.05, "500": 0.05, "partial": 0.05, "throttled": 0.05}
+SHARES = {"lost": 0.15, "reset": 0.05, "500": 0.05}
+AT_THE_LIMIT = {**SHARES, "partial": 0.25, "throttled": 0.25}
+LIMIT_SECONDS, EVERY_SECONDS = 3.0, 20.0
 _CHUNK = 1 << 16
 _RST = struct.pack("ii", 1, 0)
 
@@ -100,7 +103,8 @@ class FaultProxy:
         if any(start <= now - self.began < end for start, end in self.outages):
             return "outage"
         drawn = self.random.random()
-        for name, share in SHARES.items():
+        limited = (now - self.began) % EVERY_SECONDS < LIMIT_SECONDS
+        for name, share in (AT_THE_LIMIT if limited else SHARES).items():
             if drawn < share:
                 return "none" if name == "partial" and request.operation == "UpdateItem" else name
             drawn -= share
