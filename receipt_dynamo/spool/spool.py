@@ -128,6 +128,7 @@ class Spool:
 
     def write_gaps(self) -> None:
         """Write what was lost into the spool; what the disk refuses is tallied again."""
+        notice_fork()
         self._last_gap = self._clock.monotonic()
         for gap in self.drops.take(self._clock.now()):
             self.keep_gap(gap)

@@ -321,4 +321,4 @@ def _forget_all() -> None:
         writer.forget_after_fork()
 
 
-on_fork(_forget_all)
+on_fork(_forget_all, last=True)

@@ -146,10 +146,11 @@ class FakeSystem:
         return FakeProcess(uid=parent.uid, umask=parent.umask, descriptors={**parent.descriptors})
 
     def notice_fork(self) -> None:
-        """Run the hooks of a child that was forked in C, once."""
-        hooks, self.current.hooks = self.current.hooks, ()
-        for hook in hooks:
-            hook()
+        """Run the hooks of a child that was forked in C, once; a handler within one, the rest."""
+        process = self.current
+        while process.hooks:
+            process.hooks[0]()
+            process.hooks = process.hooks[1:]
 
     def kill(self, process: FakeProcess) -> None:
         """End a process: its descriptors close, its locks are free, the page cache stays."""

@@ -147,7 +147,7 @@ def forked(system: FakeSystem, parent: Program, clock: FakeClock, *, hooks: bool
     process = system.fork(parent.process)
     memo: dict[int, Any] = {id(clock): clock}
     child = Program(process, *copy.deepcopy((parent.spool, parent.delivery), memo))
-    process.hooks = (child.spool.writer.forget_after_fork, child.spool.forget_after_fork)
+    process.hooks = (child.spool.forget_after_fork, child.spool.writer.forget_after_fork)
     if hooks:
         with system.running(process):
             system.notice_fork()
