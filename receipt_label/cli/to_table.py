@@ -27,7 +27,11 @@ def ship_to_table(table_name: str, *, as_json: bool) -> int:
 
     settings = replace(read_settings(), table_name=table_name)
     client = DynamoClient(
-        table_name, region=settings.region, endpoint_url=settings.endpoint_url, tries=_TRIES
+        table_name,
+        region=settings.region,
+        endpoint_url=settings.endpoint_url,
+        retention_days=settings.retention_days,
+        tries=_TRIES,
     )
     with client:
         migration = Migration(settings, client)
