@@ -223,7 +223,7 @@ class FakeDisk:
             raise fail(errno.EBADF)
         inode = file.inode
         at = file.offset if offset is None else offset
-        if file.flags & os.O_APPEND:  # on Linux also where an offset is given
+        if data and file.flags & os.O_APPEND:  # on Linux also where an offset is given
             at = len(inode.data)
         growth = at + len(data) - len(inode.data)
         room = self.capacity - self.used()
