@@ -70,6 +70,8 @@ class Delivery:
         self._removed = 0
         self._acked: dict[str, int] = {}  # how far we brought a segment ourselves
         self._aside = Aside(directory, clock)
+        self.alone = False
+        """Whether this process does nothing but deliver: then nobody waits for the interpreter."""
         self._may_ack: Callable[[], bool] | None = None
         self._patience = BUSY_SECONDS
 

@@ -151,6 +151,7 @@ class TableDelivery(Delivery):
             report,
             self._clock,
             hurry=hurry,
+            alone=self.alone,
             progress=progress,
         )
 

@@ -78,7 +78,7 @@ class Spool:
 class Round:
     """Delivers some segments, or some payloads. Used once, by one thread.
 
-    With ``hurry`` also what fills no batch is sent.
+    With ``hurry`` also what fills no batch is sent. ``alone`` in its process it gives way to none.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Round:
         clock: Clock,
         *,
         hurry: bool,
+        alone: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._table = table
@@ -100,6 +101,7 @@ class Round:
         self._spool = spool
         self._report = report
         self._hurry = hurry
+        self._alone = alone
         self._progress = progress
         self._paths: Iterator[Path] = iter(())
         self._reading: OpenSegment | None = None
@@ -211,14 +213,15 @@ class Round:
             payloads += [
                 encode_payload(Gap(f"{name}-{at}", now, "corrupt", 1)) for at in chunk.lines.damaged
             ]
-        for payload in cooperatively(payloads, self._clock):
+        prepare, enqueue = self._table.prepare, self._dispatcher.put
+        for payload in payloads if self._alone else cooperatively(payloads, self._clock):
             try:
-                put = self._table.prepare(payload)
+                put = prepare(payload)
             except ValueError as error:
                 chunk.dead.append((payload, str(error)))
                 continue
             chunk.left += 1
-            self._dispatcher.put(put.key, Unsent(put, chunk), len(put.body))
+            enqueue(put.key, Unsent(put, chunk), len(put.body))
 
     def _open_next(self) -> OpenSegment | None:
         """Open the next segment that holds anything, or return None where there is none."""

@@ -44,7 +44,7 @@ class Chunk:
         self.dead.append((put.payload, reason))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Unsent:
     """A record on its way."""
 

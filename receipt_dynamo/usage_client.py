@@ -177,6 +177,7 @@ class UsageClient:
         For a process that does nothing but ship. 0 also where another process leads, or the store
         fails: that is logged, and is ``health().last_error``. Raises nothing.
         """
+        self._pipeline.delivery.alone = True
         return self._pipeline.tick(progress)
 
     @property

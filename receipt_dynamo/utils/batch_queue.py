@@ -147,16 +147,9 @@ class BatchQueue(Generic[K, T]):
                 return False
             self._last_item += 1
             self._last_place += 1
-            entry = _Entry(
-                key=key,
-                items=[item],
-                numbers=[self._last_item],
-                size=size,
-                held=size,
-                place=self._last_place,
-                since=self._clock.monotonic(),
-                group=_Group(0, 1) if alone else None,
-            )
+            now, group = self._clock.monotonic(), _Group(0, 1) if alone else None
+            # In the order of the fields: names would cost a third more, for each item.
+            entry = _Entry(key, [item], [self._last_item], size, size, self._last_place, now, group)
             self._held_items += 1
             self._held_bytes += size
             if key in self._muted:
