@@ -22,7 +22,7 @@ OUTAGES = (
     "ThrottlingException", "ReplicatedWriteConflictException", "407",
 )  # fmt: skip
 FAULTS_END = 300.0
-PATIENCE = 1800.0  # seconds of health in which all has to be delivered, with bad records among it
+PATIENCE = 3600.0  # seconds of health in which all has to be delivered, with bad records among it
 
 
 def check_history(spool: Spool, history: Iterable[Call], kills: list[float]) -> None:

@@ -257,7 +257,9 @@ def test_an_interrupt_ends_an_import_without_a_traceback_and_loses_nothing(
     reply: Reply, usage_dir: Path
 ) -> None:
     """What was recorded before Ctrl-C is in the next report; exit code 130."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     importing = start("import", "-", stdin=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     assert importing.stdin is not None
     text = json.dumps(reply(created=None, id=None))
     for number in range(500):
