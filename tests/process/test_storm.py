@@ -1,7 +1,6 @@
 """All of delivery at once: a real engine behind faults, writers and drainers that are killed.
 
-`make storm` brings 100,000 records through it; `STORM_RECORDS=10000 make storm` is a short one, which
-.ci/run does.
+`make storm` brings 100,000 records through it; .ci/run has a short one, with STORM_RECORDS=10000.
 """
 
 from __future__ import annotations
