@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.stress.contenders import CONTENDERS
 from benchmarks.stress.engines import EngineError
-from benchmarks.stress.profiles import ALL, PROFILES, SOAK
+from benchmarks.stress.profiles import ALL, CI, PROFILES, SOAK
 from benchmarks.stress.report import print_document
 from benchmarks.stress.running import Plan, run
 from benchmarks.stress.workload import KINDS
@@ -36,8 +36,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile",
         action="append",
-        choices=[*PROFILES, SOAK],
-        help=f"what happens to the store (default: {', '.join(ALL)}); may be repeated",
+        choices=[*PROFILES, SOAK, CI],
+        help=f"what happens to the store (default: {', '.join(ALL)}); {CI}: a short run of "
+        "everything with looser limits; may be repeated",
     )
     parser.add_argument(
         "--contender", action="append", choices=[*CONTENDERS], help="who; may be repeated"

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ __all__ = ["Engine", "EngineError", "credentials", "running_engine"]
 _START_SECONDS = 90.0
 _READ_SECONDS = 60.0
 _LOCAL, _MOTO = "local", "moto"
+_environment_lock = threading.Lock()  # cells of a group begin at the same time
 
 
 class EngineError(Exception):
@@ -122,14 +124,15 @@ def _plain(value: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _as_user(access_key: str) -> Iterator[None]:
-    """Have this access key for a moment."""
-    before = dict(os.environ)
-    os.environ.update(credentials(access_key))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    """Have this access key for a moment: the environment is where the library looks for it."""
+    with _environment_lock:
+        before = dict(os.environ)
+        os.environ.update(credentials(access_key))
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 @contextmanager

@@ -7,10 +7,21 @@ from dataclasses import dataclass, replace
 
 from benchmarks.chaos.schedule import Faults, Latency, Phase, Schedule, load
 
-__all__ = ["ALL", "OTHERS", "OURS", "PROFILES", "SOAK", "Profile", "scaled", "with_contenders"]
+__all__ = [
+    "ALL",
+    "CI",
+    "OTHERS",
+    "OURS",
+    "PROFILES",
+    "SOAK",
+    "Profile",
+    "ci_profiles",
+    "scaled",
+    "with_contenders",
+]
 
 OURS = "receipt-usage"
-SOAK = "soak"
+SOAK, CI = "soak", "ci"
 OTHERS = ("put_item", "put_item-adaptive", "batch_writer", "queue-thread", "pynamodb")
 
 
@@ -59,7 +70,7 @@ def _pairs() -> tuple[tuple[str, ...], ...]:
 
 
 _HEALTHY_LATENCY = Latency(seconds=0.005)
-_THROTTLED_SECONDS, _SMALL, _SQUARE = 20.0, 20.0, (800.0, 100.0)
+_THROTTLED_SECONDS, _SMALL, _SQUARE = 16.0, 20.0, (800.0, 100.0)
 
 
 def _throttle(name: str, text: str, steps: Sequence[tuple[float, float]]) -> Schedule:
@@ -82,7 +93,7 @@ def _throttle(name: str, text: str, steps: Sequence[tuple[float, float]]) -> Sch
 
 _JUDGED = ((0.0, _THROTTLED_SECONDS),)
 _WITH_BASELINE = ((OURS,), ("full-jitter",))
-_OUTAGE = (3.0, 15.0)
+_OUTAGE = (3.0, 48.0)
 
 _ALL = (
     Profile(
@@ -104,7 +115,11 @@ _ALL = (
         text="The table takes 1,000 write units a second, and refuses the rest, item by item.",
         schedule=_throttle("throttle", "steady", [(0.0, 1000.0)]),
         seconds=_THROTTLED_SECONDS,
-        groups=(*_WITH_BASELINE, ("put_item", "queue-thread"), ("batch_writer", "pynamodb")),
+        groups=(
+            *_WITH_BASELINE,
+            ("put_item", "queue-thread"),
+            ("put_item-adaptive", "batch_writer", "pynamodb"),
+        ),
         judged=_JUDGED,
     ),
     Profile(
@@ -118,9 +133,9 @@ _ALL = (
     ),
     Profile(
         name="throttle-square",
-        text="The table takes 800 and 100 write units a second by turns, 5 s each.",
+        text="The table takes 800 and 100 write units a second by turns, 4 s each.",
         schedule=_throttle(
-            "throttle-square", "square", [(5.0 * n, _SQUARE[n % 2]) for n in range(4)]
+            "throttle-square", "square", [(4.0 * n, _SQUARE[n % 2]) for n in range(4)]
         ),
         seconds=_THROTTLED_SECONDS,
         groups=_WITH_BASELINE,
@@ -128,7 +143,7 @@ _ALL = (
     ),
     Profile(
         name="outage",
-        text="The store is gone for 12 s: every connection is reset.",
+        text="The store is gone for 45 s: every connection is reset.",
         schedule=Schedule(
             "outage",
             (
@@ -138,9 +153,9 @@ _ALL = (
             ),
             "",
         ),
-        seconds=18.0,
-        groups=((OURS, "no-breaker"), OTHERS),
-        rate=50.0,
+        seconds=54.0,
+        groups=((OURS, "no-breaker", *OTHERS),),
+        rate=25.0,
     ),
     Profile(
         name="flaky",
@@ -178,6 +193,14 @@ _ALL = (
     ),
 )
 PROFILES = {profile.name: profile for profile in _ALL}
+_SHORT_TABLE = 150.0
+_SHORT_THROTTLE = replace(
+    PROFILES["throttle"],
+    text="The table takes 150 write units a second, and refuses the rest, item by item.",
+    schedule=_throttle("throttle", "steady", [(0.0, _SHORT_TABLE)]),
+    groups=((OURS, "full-jitter"),),
+    rate=_SHORT_TABLE,
+)
 ALL = ("seed", "throttle", "throttle-small", "throttle-square", "outage", "kill", "disk-full")
 """What a run without ``--profile`` does."""
 
@@ -208,3 +231,17 @@ def scaled(profile: Profile, share: float) -> Profile:
         disk_full=spans(profile.disk_full),
         judged=spans(profile.judged),
     )
+
+
+def ci_profiles() -> list[Profile]:
+    """Return the short run of ``make test``: a minute, on a machine that others use as well.
+
+    Its table is a small one, for the share of its capacity is looked at, not the machine's.
+    """
+    return [
+        with_contenders(scaled(PROFILES["seed"], 0.2), [OURS]),
+        scaled(_SHORT_THROTTLE, 0.75),
+        with_contenders(scaled(PROFILES["outage"], 0.2), [OURS]),
+        scaled(PROFILES["kill"], 0.5),
+        PROFILES["disk-full"],
+    ]

@@ -17,17 +17,17 @@ _COLUMNS = {
     "put_p99_us": "p99 µs",
     "put_max_us": "max ms",
     "goodput": "goodput/s",
-    "goodput_share": "of the table",
+    "goodput_share": "of table",
     "accepted_per_sent": "taken/sent",
-    "calls_per_metric": "calls/record",
-    "recovery_seconds": "recovery s",
+    "calls_per_metric": "calls/rec.",
+    "recovery_seconds": "back in s",
     "cpu_us_per_item": "CPU µs",
     "peak_mb": "MB",
 }
 _SHARES = frozenset(
     {"retention", "goodput_share", "accepted_per_sent", "retried_share", "outage_requests_share"}
 )
-_WIDTH = 150
+_WIDTH = 140
 
 
 def shown(name: str, value: float | int | None) -> str:
@@ -74,7 +74,7 @@ def _table(profile: Mapping[str, Any]) -> Any:
         for name in _COLUMNS
         if any(cell["figures"].get(name) is not None for cell in profile["cells"])
     ]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("contender", no_wrap=True)
     for name in columns:
         table.add_column(_COLUMNS[name], justify="right", no_wrap=True)

@@ -11,7 +11,15 @@ from benchmarks.report import machine
 from benchmarks.stress.cell import Cell, run_group
 from benchmarks.stress.document import profile_document
 from benchmarks.stress.engines import Engine, running_engine
-from benchmarks.stress.profiles import PROFILES, SOAK, Profile, scaled, with_contenders
+from benchmarks.stress.profiles import (
+    CI,
+    PROFILES,
+    SOAK,
+    Profile,
+    ci_profiles,
+    scaled,
+    with_contenders,
+)
 from benchmarks.stress.progress import Progress, showing_progress
 from benchmarks.stress.soak import Sampler, soak_profile
 
@@ -33,10 +41,14 @@ class Plan:
 
     def chosen(self) -> list[Profile]:
         """Return the profiles as they are to be run."""
-        found = [
-            soak_profile(self.minutes) if name == SOAK else scaled(PROFILES[name], self.scale)
-            for name in self.profiles
-        ]
+        found: list[Profile] = []
+        for name in self.profiles:
+            if name == CI:
+                found += ci_profiles()
+            elif name == SOAK:
+                found.append(soak_profile(self.minutes))
+            else:
+                found.append(scaled(PROFILES[name], self.scale))
         if self.contenders:
             found = [with_contenders(profile, self.contenders) for profile in found]
         if self.kind is not None:
@@ -71,7 +83,7 @@ def _run_profile(
     for group in profile.groups:
         with progress.doing(profile, group):
             cells += run_group(profile, group, engine, seed=plan.seed, watch=sampler)
-    document = profile_document(profile, cells, short=plan.short)
+    document = profile_document(profile, cells, short=plan.short or CI in plan.profiles)
     if sampler is not None and cells[0].evidence is not None:
         sampler.add_to(document, cells[0].evidence)
     return document
