@@ -2,8 +2,8 @@
 
 The page needs nothing but itself: no network, no library. It reads without its script, which only
 tells figures under the pointer. page_words.py says what the figures are called and mean,
-page_answers.py what was found; page_timeline.py and page_latency.py draw, page_tables.py has the
-tables and bars, page_style.py the look.
+page_answers.py what was found; page_timeline.py, page_samples.py and page_latency.py draw,
+page_tables.py has the tables and bars, page_style.py the look.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.stress.page_answers import answer, held, shortfalls, verdict, whole
 from benchmarks.stress.page_html import Html, element
 from benchmarks.stress.page_latency import latencies
+from benchmarks.stress.page_samples import samples
 from benchmarks.stress.page_style import SCRIPT, STYLE
 from benchmarks.stress.page_svg import Cell, Look, name_of, sample_once
 from benchmarks.stress.page_tables import Cells, bars, checks_table, figures_table, mark, summary
@@ -154,9 +155,9 @@ def _profile(index: int, profile: Mapping[str, Any], looks: Mapping[str, Look]) 
         element("p", profile["text"], " ", element("span", load, class_="quiet")),
         _problems(cells),
         *_over_time(cells, profile.get("faults") or (), name),
+        *_headed("Memory, files, threads", samples(cells)),
         *_headed("How long recording took", latencies(cells)),
-        element("h3", "Side by side"),
-        bars(cells),
+        *_headed("Side by side", bars(cells)),
         *_headed("Limits", checks_table(cells)),
         *_headed("All figures", figures_table(profile["name"], cells)),
         class_="profile",

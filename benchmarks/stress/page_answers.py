@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.stress.page_html import Html, element
+from benchmarks.stress.page_html import Html, element, join
 from benchmarks.stress.page_svg import Cell
 from benchmarks.stress.page_tables import limit_of, mark
 from benchmarks.stress.page_words import apart, measure_of, number, span, words
@@ -16,20 +16,22 @@ Profile = Mapping[str, Any]
 
 
 def verdict(document: Mapping[str, Any]) -> str:
-    """Return the counts behind the verdict in one sentence."""
+    """Return the counts behind the verdict in one sentence, what is bad before what is good."""
     profiles = document["profiles"]
     checks = [check for profile in profiles for _, check in _checks(profile)]
     failed = sum(not check["passed"] for check in checks)
-    problems = sum(len(cell.get("problems") or ()) for each in profiles for cell in each["cells"])
+    problems = sum(_problems(profile) for profile in profiles)
     under = f"under {_count(len(profiles), 'profile')}"
     if not checks:
-        found = f"No limit was checked {under}"
+        found = f"no limit was checked {under}"
     elif failed:
         found = f"{failed:,} of {_count(len(checks), 'limit')} did not hold {under}"
     else:
-        every = "The only limit" if len(checks) == 1 else f"All {len(checks):,} limits"
+        every = "the only limit" if len(checks) == 1 else f"all {len(checks):,} limits"
         found = f"{every} held {under}"
-    return found + (f"; {_count(problems, 'problem')} came up." if problems else ".")
+    if problems:
+        return f"{_count(problems, 'problem')} came up; {found}."
+    return f"{found[0].upper()}{found[1:]}."
 
 
 def whole(document: Mapping[str, Any]) -> str:
@@ -43,14 +45,15 @@ def whole(document: Mapping[str, Any]) -> str:
         records = f"{words(accepted, 'count')} records that {ours[0]['label']} accepted"
         also = "" if twice is None else f" and {_none_or(twice)} in the store twice"
         told.append(f"Of {records}, {_none_or(lost)} missing{also}.")
-    if kept:
-        told.append(f"Its callers kept at least {words(min(kept), 'share')} of their pace.")
+    if kept and len(kept) == len(ours):
+        told.append(f"With it callers kept at least {words(min(kept), 'share')} of their pace.")
     return " ".join(told)
 
 
 def shortfalls(document: Mapping[str, Any]) -> Html | None:
-    """Return the list of what failed, with the place where it stands; None if nothing did."""
-    entries = []
+    """Return what failed and where, the same problem once; None if nothing failed."""
+    failed = []
+    places: dict[str, list[Html]] = {}
     for index, profile in enumerate(document["profiles"]):
         place = element("a", profile["name"], href=f"#p{index}")
         for cell, check in _checks(profile):
@@ -58,34 +61,44 @@ def shortfalls(document: Mapping[str, Any]) -> Html | None:
                 measure = measure_of(check["name"])
                 shown, _ = apart(check["figure"], check["limit"], measure.unit)
                 told = f": {measure.label} {shown}, limit {limit_of(check)} ({cell['label']})"
-                entries.append(element("li", mark(passed=False), " ", place, told))
+                failed.append(element("li", mark(passed=False), " ", place, told))
         for cell in profile["cells"]:
-            entries += [
-                element("li", element("b", "problem", class_="bad"), " ", place, f": {text}"
-                        f" ({cell['label']})")
-                for text in cell.get("problems") or ()
-            ]  # fmt: skip
-    return element("ul", *entries, class_="shortfalls") if entries else None
+            for problem in cell.get("problems") or ():
+                places.setdefault(problem, []).append(join([place, f" ({cell['label']})"]))
+    problems = [
+        element("li", element("b", "problem", class_="bad"), " ", join(where, ", "), f": {text}")
+        for text, where in places.items()
+    ]
+    return element("ul", *failed, *problems, class_="shortfalls") if failed or problems else None
 
 
 def held(profile: Profile) -> Html:
-    """Return how many limits of a profile held."""
+    """Return whether a profile passed, and how many of its limits held."""
     checks = [check for _, check in _checks(profile)]
-    if not checks:
-        return element("span", "no limits", class_="quiet held")
-    good = sum(bool(check["passed"]) for check in checks)
-    told = f": {good} of {_count(len(checks), 'limit')} held"
-    return element("span", mark(good == len(checks)), told, class_="held")
+    good, problems = sum(bool(check["passed"]) for check in checks), _problems(profile)
+    told = [f"{good} of {_count(len(checks), 'limit')} held"] if checks else ["no limits"]
+    if problems:
+        told.append(_count(problems, "problem"))
+    if not checks and not problems:
+        return element("span", *told, class_="quiet held")
+    passed = good == len(checks) and not problems
+    return element("span", mark(passed), f": {', '.join(told)}", class_="held")
 
 
 def answer(profile: Profile) -> str:
     """Return what became of the pipeline's calls and of its numbers, ours before the others."""
     ours = _ours(profile)
     others = [cell for cell in profile["cells"] if not cell.get("ours")]
-    sentences = [] if ours is None else [_calls(ours), _numbers(ours), _recovery(ours)]
+    sentences = [] if ours is None else _ours_told(ours)
     if others:
         sentences.append(_others(others, alone=ours is None))
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _ours_told(cell: Cell) -> list[str]:
+    if not cell.get("figures"):
+        return [f"There are no figures of {cell['label']}."]
+    return [_calls(cell), _numbers(cell), _recovery(cell)]
 
 
 def _calls(cell: Cell) -> str:
@@ -141,6 +154,10 @@ def _others(cells: Sequence[Cell], *, alone: bool) -> str:
         return ""
     last = f" and {told.pop()}" if len(told) > 1 else ""
     return f"{who} {', '.join(told)}{last}."
+
+
+def _problems(profile: Profile) -> int:
+    return sum(len(cell.get("problems") or ()) for cell in profile["cells"])
 
 
 def _ours(profile: Profile) -> Cell | None:

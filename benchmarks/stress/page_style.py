@@ -71,9 +71,9 @@ color:var(--quiet)}
 
 section{margin-top:44px}
 .profile{border-top:1px solid var(--rule);padding-top:36px}
-.profile>p{max-width:75ch}
+.profile>p{max-width:100ch}
 .held{font-size:.875rem;font-weight:400;letter-spacing:0;margin-left:8px;white-space:nowrap}
-.answers li{display:grid;grid-template-columns:6.5em minmax(0,80ch);margin-top:10px}
+.answers li{display:grid;grid-template-columns:9em minmax(0,80ch);margin-top:10px}
 .answers{margin-top:20px}
 
 .name{white-space:nowrap}
@@ -82,7 +82,8 @@ section{margin-top:44px}
 .line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-dasharray:var(--d);stroke-linejoin:round}
 .ours .line,.line.ours{stroke-width:2.8}
 
-.scrolling{overflow-x:auto;border:1px solid var(--rule);border-radius:8px;background:var(--raised)}
+.scrolling{width:fit-content;min-width:min(100%,46em);max-width:100%;overflow-x:auto;
+border:1px solid var(--rule);border-radius:8px;background:var(--raised)}
 table{border-collapse:collapse;width:100%;font-size:.875rem}
 th,td{padding:7px 14px;text-align:right;vertical-align:top;white-space:nowrap;font-weight:400}
 th:first-child,td:first-child{text-align:left}
@@ -92,6 +93,7 @@ tbody tr+tr>*{border-top:1px solid var(--grid)}
 th:first-child{position:sticky;left:0;background:var(--raised);z-index:1}
 tr.ours>*,td.ours,th.ours{background:var(--tint)}
 
+.scrolling.wide{width:auto}
 .summary td{text-align:left;min-width:132px;padding-top:9px;padding-bottom:10px}
 .summary thead th{text-align:left;font-weight:600}
 .summary thead a{color:var(--ink)}
@@ -148,7 +150,6 @@ align-items:center;font-size:.8125rem;padding:2px 0}
 .bars .bar{height:11px;margin:0}
 .bars li>:last-child{text-align:right;white-space:nowrap}
 .limit{font-size:.75rem}
-.checks{width:auto;min-width:min(100%,46em)}
 .checks td,.checks th{text-align:left}
 .checks th:nth-child(2){position:static}
 .checks .figure{text-align:right}

@@ -66,7 +66,7 @@ def summary(
         element("tbody", *rows),
         class_="summary",
     )
-    return _scrolling(table, "What became of calls and numbers")
+    return _scrolling(table, "What became of calls and numbers", "scrolling wide")
 
 
 def _became(cell: Cell | None) -> Html:
@@ -74,12 +74,17 @@ def _became(cell: Cell | None) -> Html:
     if cell is None:
         return element("td", element("span", "not run", class_="none"))
     figures = cell.get("figures") or {}
+    broken = element("div", "problem", class_="bad numbers") if cell.get("problems") else None
+    if not figures:
+        return element("td", broken, element("span", "no figures", class_="quiet"))
     kept = number(figures.get("retention"))
     pace = element("div", figure(kept, "share"), " pace", class_="pace")
     bar = None if kept is None else _bar(kept)
     made = figures.get("throughput")
     calls = None if number(made) is None else f"{words(made)} calls/s"
-    return element("td", pace, bar, element("div", calls, class_="quiet"), _numbers(figures))
+    return element(
+        "td", pace, bar, element("div", calls, class_="quiet"), _numbers(figures), broken
+    )
 
 
 def _numbers(figures: Mapping[str, Any]) -> Html:
@@ -96,8 +101,8 @@ def _numbers(figures: Mapping[str, Any]) -> Html:
 
 
 def _bar(share: float) -> Html:
-    """Return a bar for a share of the width; it ends where the width does."""
-    width = f"{100 * min(1.0, max(0.0, share)):.4g}%"
+    """Return a bar for a share of the width, to its end at most; what is not 0 can be seen."""
+    width = f"{100 * min(1.0, max(0.005 if share else 0.0, share)):.4g}%"
     return element(
         "svg",
         element("rect", width=width, height="100%", class_="filled"),
@@ -106,8 +111,10 @@ def _bar(share: float) -> Html:
     )
 
 
-def bars(cells: Cells) -> Html:
-    """Return a group of bars for each measure that matters, a bar for each contender."""
+def bars(cells: Cells) -> Html | None:
+    """Return bars for each measure that matters; None where there is nobody to compare with."""
+    if len(cells) < 2:
+        return None
     groups = [
         _group(key, cells)
         for key in _BARS
@@ -245,6 +252,6 @@ def _body(name: str, rows: Sequence[Html | None], cells: int) -> Html | None:
     return element("tbody", head, *rows)
 
 
-def _scrolling(table: Html, name: str) -> Html:
+def _scrolling(table: Html, name: str, style: str = "scrolling") -> Html:
     """Return a table in a container that scrolls by itself, also by keyboard."""
-    return element("div", table, class_="scrolling", role="region", aria_label=name, tabindex=0)
+    return element("div", table, class_=style, role="region", aria_label=name, tabindex=0)

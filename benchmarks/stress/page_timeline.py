@@ -94,7 +94,7 @@ def fault_list(faults: Sequence[Mapping[str, Any]]) -> Html | None:
     """Return what the letters over the shaded windows mean; None if there are none."""
     entries = []
     for name, letter in _letters(faults).items():
-        when = ", ".join(_when(fault) for fault in faults if str(fault["label"]) == name)
+        when = ", ".join(_when(fault) for fault in faults if _name(fault) == name)
         about = element("span", f" {when}", class_="quiet")
         entries.append(element("li", element("b", letter, class_="letter"), " ", name, about))
     if not entries:
@@ -109,11 +109,15 @@ def _when(fault: Mapping[str, Any]) -> str:
 
 def _letters(faults: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return a letter for each kind of fault: A, B, ... Z, A1, B1, ..."""
-    names = dict.fromkeys(str(fault["label"]) for fault in faults)
+    names = dict.fromkeys(_name(fault) for fault in faults)
     return {
         name: chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
         for index, name in enumerate(names)
     }
+
+
+def _name(fault: Mapping[str, Any]) -> str:
+    return str(fault["label"]) or "faults"
 
 
 def _has_one(cell: Cell) -> bool:
@@ -237,7 +241,7 @@ def _windows(faults: Sequence[Mapping[str, Any]], seconds: float) -> Html:
             drawn.append(line(start, _TOP, start, _BOTTOM, "moment"))
         else:
             drawn.append(_window(start, max(end, start + 1)))
-        drawn.append(label((start + end) / 2, 12, letters[str(fault["label"])], "middle key"))
+        drawn.append(label((start + end) / 2, 12, letters[_name(fault)], "middle key"))
     return join(drawn)
 
 

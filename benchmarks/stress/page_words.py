@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.stress.page_html import Html, element
 
@@ -27,6 +27,9 @@ _SUFFIXES = {"s": f"{_SPACE}s", "mb": f"{_SPACE}MB", "rate": "/s"}
 _UNITS = ((1.0, "µs"), (1e3, "ms"), (1e6, "s"))
 
 
+_OVER = "in the last quarter of the time over that in the second: the first warms up."
+
+
 @dataclass(frozen=True, slots=True)
 class Measure:
     """One figure of a cell. ``unit``: count, rate, share, us, s, mb or ratio."""
@@ -39,105 +42,134 @@ class Measure:
 
 GROUPS: Mapping[str, Mapping[str, Measure]] = {
     "Records": {
-        "offered": Measure("offered", "count", "Records that the pipeline's calls offered."),
+        "offered": Measure("offered", "count", "Calls that the pipeline made and wanted recorded."),
         "accepted": Measure(
-            "accepted", "count", "Records of which recording said that they are kept."
+            "accepted", "count", "Calls that recording took: it raised nothing and dropped nothing."
         ),
         "refused": Measure(
             "refused",
             "count",
-            "Offered and not accepted: an exception reached the pipeline, or recording said no.",
+            "Calls that recording dropped, or for which it raised into the pipeline.",
             "lower",
         ),
         "stored_at_once": Measure(
-            "in the store at once", "count", "Records in the store when the load ended."
+            "in the store at once", "count", "Records in the store when the pipeline ended."
         ),
         "stored": Measure(
             "in the store",
             "count",
-            "Records in the store after recovery, read back from the engine itself.",
+            "Records in the store when the contender had delivered what it could, read back from"
+            " the engine.",
         ),
-        "lost": Measure("lost", "count", "Accepted and not in the store after recovery.", "lower"),
+        "lost": Measure("lost", "count", "Accepted calls that are not in the store.", "lower"),
         "duplicated": Measure(
-            "stored twice", "count", "Items in the store beyond one for each record.", "lower"
+            "stored twice", "count", "Items in the store beyond the first of a call.", "lower"
+        ),
+        "dropped": Measure(
+            "dropped", "count", "Calls of which the contender itself says that they are lost."
         ),
     },
     "Callers": {
-        "throughput": Measure(
-            "calls", "rate", "Calls that the pipeline made in a second.", "higher"
-        ),
+        "throughput": Measure("calls", "rate", "Calls a second that the pipeline made.", "higher"),
         "retention": Measure(
             "pace kept",
             "share",
-            "Calls per second in the last quarter of the load over those in the first (retention).",
+            "Retention: calls a second in the last quarter of the time over those in the first.",
             "higher",
         ),
         "put_p50_us": Measure(
-            "recording, p50", "us", "Half of the calls that record took at most this.", "lower"
+            "recording, p50", "us", "Half of the calls were kept by recording at most so long."
         ),
         "put_p99_us": Measure(
-            "recording, p99", "us", "99 % of the calls that record took at most this.", "lower"
+            "recording, p99",
+            "us",
+            "99 % of the calls were kept by recording at most so long.",
+            "lower",
         ),
-        "put_max_us": Measure("recording, longest", "us", "The longest of them.", "lower"),
+        "put_max_us": Measure("recording, longest", "us", "The longest that it kept a call."),
     },
     "Delivery": {
         "calls_per_metric": Measure(
             "write calls per record",
             "ratio",
-            "Write requests sent, those that failed among them, over records in the store.",
+            "Write requests to the store, those that failed among them, per record in it.",
             "lower",
         ),
-        "goodput": Measure("goodput", "rate", "Items that the store took in a second."),
+        "failed_calls_share": Measure(
+            "write calls that failed", "share", "Write requests that failed, of all."
+        ),
+        "goodput": Measure(
+            "goodput", "rate", "Records a second that the store took while it was judged."
+        ),
         "goodput_share": Measure(
-            "goodput over capacity",
+            "goodput of capacity",
             "share",
-            "Goodput over what the table takes; above 100 % it spent what it had saved.",
-            "higher",
+            "Goodput as a share of what the table would have taken.",
         ),
         "accepted_per_sent": Measure(
             "accepted per sent",
             "share",
-            "Items that the store took over items that were sent to it.",
+            "Records that the store took per record sent to it.",
             "higher",
+        ),
+        "age_p99_seconds": Measure(
+            "age on arrival, p99", "s", "99 % of the records were at most so old on arrival."
         ),
         "recovery_seconds": Measure(
             "recovery",
             "s",
-            "From the end of the last fault until nothing was left to deliver.",
-            "lower",
+            "From the end of the last fault until all that was accepted by then had arrived.",
         ),
         "retried_share": Measure(
             "saved by retry",
             "share",
-            "Items that failed for a passing reason and came to the store by retry.",
-            "higher",
+            "Of the records in a write that failed for a moment, those that arrived.",
+        ),
+        "outage_requests": Measure(
+            "requests in the outage", "count", "Requests sent during the outage."
         ),
         "outage_requests_share": Measure(
-            "requests in the outage",
+            "outage requests by breaker",
             "share",
-            "Requests sent during an outage over those sent without the breaker.",
-            "lower",
+            "Requests sent during the outage over those of the same client without its breaker.",
         ),
         "breaker_openings": Measure(
-            "breaker opened", "count", "How often the circuit breaker opened."
+            "breaker opened", "count", "How often the circuit breaker interrupted delivery."
         ),
+        "kills": Measure("kills", "count", "Processes killed with SIGKILL."),
     },
     "Cost": {
         "cpu_us_per_item": Measure(
             "CPU per item",
             "us",
-            "CPU time of the contender's processes per item in the store.",
+            "CPU time of the pipeline's processes per call, the calls included.",
             "lower",
         ),
-        "peak_mb": Measure("peak memory", "mb", "Peak resident memory of one process."),
+        "peak_mb": Measure(
+            "peak memory", "mb", "The most memory that a process of the pipeline held."
+        ),
+    },
+    "Growth in a long run": {
+        key: Measure(f"growth of {what}", "ratio", f"The median of {what} {_OVER}")
+        for key, what in (
+            ("rss_mb_growth", "memory"),
+            ("descriptors_growth", "open files"),
+            ("threads_growth", "threads"),
+            ("age_growth", "age on arrival"),
+        )
     },
 }
 MEASURES = {key: measure for group in GROUPS.values() for key, measure in group.items()}
 
 
-def measure_of(key: str) -> Measure:
-    """Return the measure of a key; one that is not known has a plain number."""
-    return MEASURES.get(key) or Measure(key.replace("_", " "), "ratio", "")
+def measure_of(name: str) -> Measure:
+    """Return the measure of a figure or a check; one that is not known has a plain number.
+
+    A check may say more after the figure's name: ``accepted_per_sent beside full jitter``.
+    """
+    key, _, more = name.partition(" ")
+    known = MEASURES.get(key) or Measure(key.replace("_", " "), "ratio", "")
+    return replace(known, label=f"{known.label} {more}") if more else known
 
 
 def number(value: object) -> float | int | None:

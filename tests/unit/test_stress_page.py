@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.stress.page import render
 from benchmarks.stress.page_style import SCRIPT, STYLE
-from benchmarks.stress.page_words import DASH, MEASURES, apart, words
+from benchmarks.stress.page_svg import path
+from benchmarks.stress.page_words import DASH, MEASURES, apart, measure_of, words
 from tests.support.stress_document import stress_document
 
 _VOID = {"meta", "link"}
@@ -219,10 +220,12 @@ def test_a_failed_run_says_so_first() -> None:
     page = render(stress_document(passed=False))
     parts = _Page(page)
     assert "<title>failed: " in page
-    assert page.index("Failed</span></h1>") < page.index("1 of 22 limits did not hold")
+    assert page.index("Failed</span></h1>") < page.index(
+        "1 problem came up; 1 of 22 limits did not"
+    )
     assert parts.text.index("lost 2, limit at most 0") < parts.text.index("What became of")
     assert "2 accepted records are not in the store: w0-004711" in parts.text
-    assert "failed: 3 of 4 limits held" in parts.text
+    assert "failed: 3 of 4 limits held, 1 problem" in parts.text
     assert "Passed" not in page
 
 
@@ -257,7 +260,7 @@ def test_every_chart_is_told_in_words(page: _Page) -> None:
 def test_every_table_scrolls_by_itself(document: dict[str, Any], page: _Page) -> None:
     """The page never scrolls sideways: a wide table does, also by keyboard."""
     tables = page.named("table")
-    boxes = [each for each in page.named("div") if each.get("class") == "scrolling"]
+    boxes = [each for each in page.named("div") if "scrolling" in (each.get("class") or "")]
     assert len(tables) == len(boxes) == render(document).count('tabindex="0"><table')
 
 
@@ -280,6 +283,48 @@ def test_a_gap_in_a_timeline_breaks_the_line(document: dict[str, Any]) -> None:
     )
     changed = [new for old, new in zip(before, after, strict=True) if old != new]
     assert [path.count("M") for path in changed] == [2]
+
+
+def test_what_was_sampled_in_a_long_run_is_drawn(document: dict[str, Any]) -> None:
+    """Memory, open files and threads of a soak, each from zero, with its range in words."""
+    soak = copy.deepcopy(document)
+    soak["profiles"][4]["cells"][0]["samples"] = {
+        "at": [0.0, 900.0, 1800.0, 2700.0],
+        "rss_mb": [61.0, 64.5, None, 63.0],
+        "descriptors": [23, 23, 23, 23],
+        "threads": [],
+    }
+    page = _Page(render(soak))
+    assert "this library: memory, MB over time" in page.texts
+    assert "61 to 64.5, 63 at the end" in page.texts
+    assert "23 to 23, 23 at the end" in page.texts
+    assert "this library: threads over time" not in page.texts
+
+
+def test_a_problem_of_many_is_told_once_with_all_its_places(document: dict[str, Any]) -> None:
+    """Nine times the same message hides the one that differs."""
+    broken = copy.deepcopy(document) | {"passed": False}
+    for profile in broken["profiles"][:2]:
+        profile["cells"][3] |= {"problems": ["the engine is gone"], "figures": {}}
+    text = _Page(render(broken)).text
+    assert "2 problems came up; all 22 limits held" in text
+    assert "seed (batch_writer), throttle (batch_writer): the engine is gone" in text
+    assert "failed: 5 of 5 limits held, 1 problem" in text
+
+
+def test_a_check_may_say_more_than_its_figure() -> None:
+    """What follows the name of a figure is kept, and the unit is the figure's."""
+    measure = measure_of("accepted_per_sent beside full jitter")
+    assert measure.label == "accepted per sent beside full jitter"
+    assert measure.unit == "share"
+
+
+def test_a_path_is_short_and_broken_where_nothing_is() -> None:
+    """What is level is one step; an area is closed down to its base, piece by piece."""
+    points = [(0, 5), (1, 5), (2, 5), (3, 4.25), None, (6, 1), (7, 1.5)]
+    assert path(points) == "M0 5h2l1-.8M6 1l1 .5"
+    assert path(points[:2], 9) == "M0 9V5h1V9H0z"
+    assert path([None]) == ""
 
 
 @pytest.mark.parametrize(
