@@ -50,12 +50,13 @@ def _panel(look: Look, cell: Cell, name: str, values: Sequence[Any]) -> Html | N
         for at, value in pairs
     ]
     low, high, last = (words(value) for value in (min(known), max(known), known[-1]))
+    told = f"{low} throughout" if low == high else f"{low} to {high}, {last} at the end"
     step = nice_step(seconds / 4)
     ticks = [step * index for index in range(int(seconds / step + 1e-9) + 1)]
     picture = element(
         "svg",
         element("title", f"{cell['label']}: {title} over time"),
-        element("desc", f"{low} to {high}, {last} at the end."),
+        element("desc", told),
         line(_LEFT, _TOP, _WIDTH - _RIGHT, _TOP, "grid"),
         line(_LEFT, _BASE, _WIDTH - _RIGHT, _BASE, "base"),
         label(_LEFT, _TOP - 6, title, "what"),
@@ -69,8 +70,7 @@ def _panel(look: Look, cell: Cell, name: str, values: Sequence[Any]) -> Html | N
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
     )
-    told = element("span", f"{low} to {high}, {last} at the end", class_="readout")
-    caption = element("figcaption", name_of(cell), told)
+    caption = element("figcaption", name_of(cell), element("span", told, class_="readout"))
     return element("figure", caption, picture, class_=f"panel {look.style}")
 
 

@@ -79,7 +79,8 @@ section{margin-top:44px}
 .name{white-space:nowrap}
 .sample{width:28px;height:10px;margin-right:7px;vertical-align:middle}
 .ours .name,.ours.look .name{font-weight:650}
-.line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-dasharray:var(--d);stroke-linejoin:round}
+.line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-dasharray:var(--d);stroke-linejoin:round;
+vector-effect:non-scaling-stroke}
 .ours .line,.line.ours{stroke-width:2.8}
 
 .scrolling{width:fit-content;min-width:min(100%,46em);max-width:100%;overflow-x:auto;
