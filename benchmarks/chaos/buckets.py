@@ -26,6 +26,8 @@ class _Bucket:
 
     def fill(self, schedule: Schedule, now: float) -> None:
         """Add what has come until ``now``."""
+        if now <= self._at and self._tokens is not None:
+            return
         if self._tokens is None and self._at == 0.0:
             self._turn(schedule.at(0.0))
         for start, end, faults in schedule.spans(self._at, now):
