@@ -87,7 +87,7 @@ class _Client:
     engine: _Engine
 
     async def send(self, data: bytes) -> bool:
-        """Send, and return whether the client was still there."""
+        """Send, and return whether the client was still there; one that half-closes is gone."""
         if self.reader.at_eof() or self.writer.is_closing():
             return False
         self.writer.write(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import inf
 from pathlib import Path
 from random import Random
@@ -110,9 +111,8 @@ def test_a_schedule_is_read_from_a_file(tmp_path: Path) -> None:
 def test_a_bad_schedule_says_where_and_what_instead(given: dict[str, object], told: str) -> None:
     """An error names the thing, its value and the remedy, when the schedule is read."""
     phase = {"start": 0, "end": 5, **given}
-    with pytest.raises(ValueError, match="Give|may have") as caught:
+    with pytest.raises(ValueError, match=re.escape(told)):
         Schedule.from_json({"name": "s", "phases": [phase]})
-    assert told in str(caught.value)
 
 
 def test_phases_do_not_lie_over_each_other() -> None:
