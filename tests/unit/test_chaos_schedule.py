@@ -27,6 +27,10 @@ def an_item(units: int = 1, key: bytes = b'"a"') -> Item:
     return Item("T", b"", key, None, units)
 
 
+def refusal(capacity: Capacity, item: Item, now: float) -> str | None:
+    return capacity.refusal(item, now, capacity.schedule.at(now))
+
+
 def put(number: int, key: str = "U#openai#2026-11-21T12#0", pad: int = 0) -> dict[str, object]:
     sort = f"2026-11-21T12:00:00.000000Z#id-{number}"
     return {"PK": {"S": key}, "SK": {"S": sort}, "pad": {"S": "x" * pad}}
@@ -152,7 +156,7 @@ def test_a_bucket_never_grants_more_than_burst_and_rate(
     now = taken = 0.0
     for pause, units in asked:
         now += pause
-        taken += units if capacity.refusal(an_item(units), now) is None else 0
+        taken += units if refusal(capacity, an_item(units), now) is None else 0
         assert taken <= (0 if empty else 50) + 100 * now + 1e-6
 
 
@@ -163,7 +167,7 @@ def test_endless_demand_gets_what_there_is(name: str) -> None:
     capacity = Capacity(schedule)
     taken = 0
     for tick in range(3000):
-        while capacity.refusal(an_item(), tick / 100) is None:
+        while refusal(capacity, an_item(), tick / 100) is None:
             taken += 1
     burst = schedule.at(0).table_units or 0
     come = schedule.units(0, 30) or 0
@@ -175,15 +179,15 @@ def test_endless_demand_gets_what_there_is(name: str) -> None:
 def test_a_bucket_keeps_only_what_fits_the_next_phase(turn: float) -> None:
     """What a generous phase left is cut to a meagre one's burst, and does not come back."""
     capacity = Capacity(NAMED["throttle-square"])
-    assert sum(capacity.refusal(an_item(), turn) is None for _ in range(900)) == 100
+    assert sum(refusal(capacity, an_item(), turn) is None for _ in range(900)) == 100
 
 
 def test_each_partition_key_has_its_own_limit() -> None:
     """A hot key is refused as such while another key and the table still have units."""
     capacity = Capacity(steady(Faults(table_units=100, key_units=10)))
-    hot = [capacity.refusal(an_item(), 0) for _ in range(11)]
+    hot = [refusal(capacity, an_item(), 0) for _ in range(11)]
     assert hot == [None] * 10 + [KEY_LIMIT]
-    cold = [capacity.refusal(an_item(key=str(n).encode()), 0) for n in range(91)]
+    cold = [refusal(capacity, an_item(key=str(n).encode()), 0) for n in range(91)]
     assert cold == [None] * 90 + [TABLE_LIMIT]
 
 
@@ -265,7 +269,17 @@ def test_a_write_is_read_as_it_was_sent() -> None:
     assert write.table == "T"
     assert len(write.items) == 4
     assert write.ids() == ["id-1", 'a "b" ü', "id-2"]
-    assert read_write("BatchWriteItem", b"no JSON").items == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"no JSON", b"[]", b'{"RequestItems":5}', batch({"x": {}, "pad": {"S": "x" * 2000}})],
+)
+def test_a_write_that_cannot_be_read_is_the_engines_to_refuse(body: bytes) -> None:
+    """It has no items, costs nothing, and is passed on."""
+    fate = Fates(NAMED["throttle"], 0).decide("BatchWriteItem", body, 0.0)
+    assert fate.reaches_engine
+    assert fate.units == 0
 
 
 def test_the_parts_of_a_batch_are_the_batch() -> None:
