@@ -4,7 +4,7 @@
 
 The first line it prints is its address. Lines on standard input tell it what to do, and it answers
 each with a line of JSON: ``begin`` sets time zero, ``{"schedule": {...}}`` replaces the schedule.
-At the end of input it ends, and prints its counts by operation and fault.
+At the end of input or at ``end`` it ends, and prints its counts by operation and fault.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,11 @@ def _told(proxy: ChaosProxy, line: bytes) -> dict[str, Any]:
 
 
 async def _obey(proxy: ChaosProxy) -> None:
-    """Do what standard input says, until it ends."""
+    """Do what standard input says, until it ends or says ``end``."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 25)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-    while (line := await reader.readline()).endswith(b"\n"):
+    while (line := await reader.readline()).endswith(b"\n") and line != b"end\n":
         print(json.dumps(_told(proxy, line)), flush=True)
 
 
@@ -61,11 +62,15 @@ async def _serve(engine: str, schedule: Schedule, seed: int, path: Path | None) 
     proxy = ChaosProxy(engine, schedule, seed=seed, log=log)
     print(await proxy.start(), flush=True)
     ends = [asyncio.create_task(_obey(proxy)), asyncio.create_task(_watch(log))]
-    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    for task in ends:
-        task.cancel()
-    await asyncio.gather(*ends, return_exceptions=True)
-    print(json.dumps(await proxy.stop()), flush=True)
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in ends:
+            task.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+        counts = await proxy.stop()
+    with suppress(BrokenPipeError):  # the parent is gone
+        print(json.dumps(counts), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

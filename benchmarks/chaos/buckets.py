@@ -26,6 +26,8 @@ class _Bucket:
 
     def fill(self, schedule: Schedule, now: float) -> None:
         """Add what has come until ``now``."""
+        if now <= self._at and self._tokens is not None:
+            return
         if self._tokens is None and self._at == 0.0:
             self._turn(schedule.at(0.0))
         for start, end, faults in schedule.spans(self._at, now):
@@ -63,17 +65,22 @@ class Capacity:
     """
 
     def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
+        self.schedule = schedule
         self._tables: dict[str, _Bucket] = defaultdict(lambda: _Bucket(lambda f: f.table_units))
         self._keys: dict[tuple[str, bytes | None], _Bucket] = defaultdict(
             lambda: _Bucket(lambda f: f.key_units)
         )
 
-    def refusal(self, item: Item, now: float) -> str | None:
-        """Take the units of an item, or return the reason why there are none and take nothing."""
-        buckets = self._of(item, self._schedule.at(now))
+    def refusal(self, item: Item, now: float, faults: Faults) -> str | None:
+        """Take the units of an item, or return the reason why there are none and take nothing.
+
+        ``faults`` are the schedule's at ``now``.
+        """
+        if faults.table_units is None and faults.key_units is None:
+            return None
+        buckets = self._of(item, faults)
         for bucket, reason in buckets:
-            bucket.fill(self._schedule, now)
+            bucket.fill(self.schedule, now)
             if not bucket.holds(item.units):
                 return reason
         for bucket, _ in buckets:

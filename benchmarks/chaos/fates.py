@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from benchmarks.chaos.buckets import Capacity
-from benchmarks.chaos.faults import NONE
+from benchmarks.chaos.faults import NONE, Faults
 from benchmarks.chaos.schedule import Schedule
 from benchmarks.chaos.writes import WRITES, Item, Write, read_write, without
 
@@ -77,16 +77,16 @@ class Fates:
         if faults.outage:
             return Fate(OUTAGE, write=fate.write)
         if fate.write is not None and fate.reaches_engine:
-            self._charge(fate, fate.write, seconds)
+            self._charge(fate, fate.write, seconds, faults)
         return fate
 
-    def _charge(self, fate: Fate, write: Write, seconds: float) -> None:
+    def _charge(self, fate: Fate, write: Write, seconds: float, faults: Faults) -> None:
         """Take the units of what is let through; hold back what there are none for."""
         reason: tuple[str, str] | None = None
         taken: list[Item] = []
         for index in without(len(write.items), fate.held_back):
             item = write.items[index]
-            refusal = self._capacity.refusal(item, seconds)
+            refusal = self._capacity.refusal(item, seconds, faults)
             if refusal is None:
                 taken.append(item)
                 continue

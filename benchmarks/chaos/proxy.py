@@ -48,7 +48,7 @@ _REPLIES = {
     ),
 }
 _RESETS = frozenset({"outage", "reset_before", "reset_after"})
-_GONE = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
+_UNREADABLE = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
 
 
 @dataclass(slots=True)
@@ -60,13 +60,13 @@ class _Engine:
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: Message) -> Message:
-        """Return the engine's reply. Raises ConnectionError where it ends the connection."""
+        """Return the engine's reply. Raises OSError where it cannot be reached or gives none."""
         if self.streams is None or self.streams[0].at_eof():
             self.close()
             self.streams = await asyncio.open_connection(self.host, self.port, limit=MAX_BYTES)
         reader, writer = self.streams
         writer.write(request.bytes)
-        reply = await read_message(reader, is_reply=True)
+        reply = await _next(reader, is_reply=True)
         if reply is None:
             raise ConnectionResetError("the engine has ended the connection")
         if reply.is_last:
@@ -87,7 +87,7 @@ class _Client:
     engine: _Engine
 
     async def send(self, data: bytes) -> bool:
-        """Send, and return whether the client was still there."""
+        """Send, and return whether the client was still there; one that half-closes is gone."""
         if self.reader.at_eof() or self.writer.is_closing():
             return False
         self.writer.write(data)
@@ -165,11 +165,11 @@ class ChaosProxy:
         self._tasks.add(task)
         client = _Client(reader, writer, next(self._numbers), _Engine(*self._place))
         try:
-            while (request := await read_message(reader)) is not None:
+            while (request := await _next(reader)) is not None:
                 if not await self._exchange(request, client) or request.is_last:
                     break
-        except (*_GONE, asyncio.CancelledError):
-            pass  # the client has gone, speaks no HTTP, or the proxy stops
+        except (OSError, asyncio.CancelledError):
+            pass  # the client has gone, or the proxy stops
         finally:
             self._tasks.discard(task)
             client.engine.close()
@@ -179,12 +179,13 @@ class ChaosProxy:
         """Answer one request; return whether the connection goes on."""
         arrived, wall = self._clock(), time.time()
         if self._zero is None:
-            return await client.send((await client.engine.ask(request)).bytes)
+            reply = await client.engine.ask(request)
+            return await client.send(reply.bytes) and not reply.is_last
         fate = self._fates.decide(request.operation, request.body, arrived - self._zero)
         exchange = _Exchange(request, fate, arrived, wall, fault=fate.fault)
         try:
             return await self._carry_out(exchange, client)
-        except _GONE:
+        except OSError:
             return False
         finally:
             self._note(exchange, client.number, self._zero)
@@ -237,7 +238,7 @@ class ChaosProxy:
     async def _ask(self, exchange: _Exchange, engine: _Engine, request: Message) -> Message | None:
         try:
             return await engine.ask(request)
-        except _GONE:
+        except OSError:
             exchange.fault = ENGINE_LOST
             return None
 
@@ -263,6 +264,14 @@ class ChaosProxy:
                 left=write.ids(without(count, exchange.applied)) if write else [],
             )
         )
+
+
+async def _next(reader: asyncio.StreamReader, *, is_reply: bool = False) -> Message | None:
+    """Return the next message; None where there is none, or something that is no HTTP."""
+    try:
+        return await read_message(reader, is_reply=is_reply)
+    except _UNREADABLE:
+        return None
 
 
 def _but_for(items: Sequence[Item], sent: list[int], refused: Mapping[str, list[Raw]]) -> list[int]:

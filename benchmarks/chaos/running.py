@@ -38,7 +38,8 @@ class RunningProxy:
         """End it, complete the log, return counts by ``"<operation> <fault>"``. Idempotent."""
         if self._counts is None:
             try:
-                told, _ = self._process.communicate(timeout=_END_SECONDS)
+                # a forked worker may hold the other end of its input open: it needs a word
+                told, _ = self._process.communicate("end\n", timeout=_END_SECONDS)
                 self._counts = json.loads(told)
             except (ValueError, subprocess.TimeoutExpired) as error:
                 raise self._ended() from error
@@ -82,7 +83,12 @@ def chaos_proxy(
     if log is not None:
         command += ["--log", str(log.resolve())]
     with subprocess.Popen(
-        command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C at a terminal ends the caller, who ends it in order
     ) as process:
         try:
             proxy = RunningProxy(process)

@@ -39,6 +39,7 @@ _text_of = msgspec.json.Decoder(str).decode
 _pieces_of = msgspec.json.Decoder(dict[str, Raw]).decode
 _batch_of = msgspec.json.Decoder(dict[str, list[Raw]]).decode
 _encode = msgspec.json.encode
+_UNREADABLE = (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(slots=True)
@@ -97,7 +98,7 @@ def read_write(operation: str, body: bytes) -> Write:
             items = [_item(read_table(raw), raw, _TRANSACTION_FACTOR) for raw in raws]
         else:
             items = [_item(read_table(body), body)]
-    except (msgspec.MsgspecError, KeyError):
+    except _UNREADABLE:
         rest, items = {}, []
     return Write(operation, items[0].table if items else read_table(body), items, rest)
 
@@ -110,23 +111,24 @@ def read_table(body: bytes) -> str:
 
 def _item(table: str, raw: bytes, factor: int = 1) -> Item:
     units = factor if len(raw) <= UNIT_BYTES else factor * _units(raw)
-    return Item(table, raw, _partition(raw), request_id_of(raw), units)
-
-
-def _partition(raw: bytes) -> bytes | None:
-    found = _PARTITION_KEY.search(raw)
-    return found[1] if found else None
+    return Item(table, raw, *_names(raw), units)
 
 
 def request_id_of(raw: bytes) -> str | None:
     """Return what stands behind the time in a metric's sort key, or the attribute requestId."""
-    partition = _partition(raw)
+    return _names(raw)[1]
+
+
+def _names(raw: bytes) -> tuple[bytes | None, str | None]:
+    """Return partition key and request id of an item."""
+    found = _PARTITION_KEY.search(raw)
+    partition = found[1] if found else None
     if partition is not None and partition.startswith(b'"U#'):
         sort = _SORT_KEY.search(raw)
         if sort and b"Z#" in sort[1]:
-            return _text_of(sort[1]).partition("Z#")[2]
+            return partition, _text_of(sort[1]).partition("Z#")[2]
     found = _REQUEST_ID.search(raw)
-    return _text_of(found[1]) if found else None
+    return partition, _text_of(found[1]) if found else None
 
 
 def _units(raw: bytes) -> int:
@@ -169,7 +171,7 @@ def unprocessed(body: bytes) -> dict[str, list[Raw]]:
         return {}
     try:
         return _batch_of(_pieces_of(body)["UnprocessedItems"])
-    except (msgspec.MsgspecError, KeyError):
+    except _UNREADABLE:
         return {}
 
 

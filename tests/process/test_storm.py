@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,12 +20,14 @@ from threading import Event
 
 import pytest
 
+from benchmarks.chaos.running import chaos_proxy
+from benchmarks.chaos.schedule import Faults, Phase, Schedule
 from receipt_dynamo import AIUsageMetric, PutResult, ResilientDynamoClient, UsageQuery
 from receipt_dynamo.dynamo_client import DynamoClient
 from receipt_dynamo.health_check import read_health
 from receipt_dynamo.sqlite_store import SqliteStore
 from tests.support import NOON, write
-from tests.support.zygote import ROOT, Tell, Worker, Zygote
+from tests.support.zygote import Tell, Worker, Zygote
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
@@ -37,7 +36,10 @@ LONG = 100_000  # records, with which each kind of fault strikes for certain
 WRITERS, DRAINERS = 4, 2
 SHARE = RECORDS // WRITERS
 SEED = int(os.environ.get("STORM_SEED", "11"))
-OUTAGES = ("30-38", "70-82")  # seconds after the first write
+OUTAGES = ((30.0, 38.0), (70.0, 82.0))  # seconds
+LIMIT, EVERY_SECONDS = (6.0, 9.0), 20.0  # at the limit from 6 to 9 of each 20 seconds
+FLAKY = Faults(lost_reply=0.15, reset_before=0.05, error_500=0.05)
+AT_THE_LIMIT = replace(FLAKY, partial=0.25, table_units=200.0)
 KILL_SECONDS = 3.0  # between two kills
 PATIENCE_SECONDS = 1500.0
 BURST = 50
@@ -87,22 +89,19 @@ def ship(tell: Tell, directory: Path, endpoint: str) -> None:
             Event().wait(0.1)
 
 
-@contextmanager
-def fault_proxy(engine: str, *outages: str) -> Iterator[tuple[str, dict[str, int]]]:
-    """Serve the engine with faults; at the end the dict holds how many there were of each kind."""
-    command = [sys.executable, "-m", "tests.support.fault_proxy", engine, str(SEED), *outages]
-    proxy = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert proxy.stdout is not None
-    counts: dict[str, int] = {}
-    try:
-        yield proxy.stdout.readline().strip(), counts
-        told, _ = proxy.communicate(timeout=30)
-        counts.update(json.loads(told))
-    finally:
-        proxy.kill()
-        proxy.wait()
+def storm_schedule() -> Schedule:
+    """Return a flaky table, at its limit for 3 of 20 seconds and gone for two spans."""
+    starts = [EVERY_SECONDS * turn for turn in range(int(PATIENCE_SECONDS / EVERY_SECONDS))]
+    limits = [(start + LIMIT[0], start + LIMIT[1]) for start in starts]
+    edges = sorted({0.0, *(edge for span in (*limits, *OUTAGES) for edge in span)})
+
+    def faults(at: float) -> Faults:
+        if any(start <= at < end for start, end in OUTAGES):
+            return Faults(outage=True)
+        return AT_THE_LIMIT if LIMIT[0] <= at % EVERY_SECONDS < LIMIT[1] else FLAKY
+
+    spans = itertools.pairwise([*edges, None])
+    return Schedule("storm", [Phase(start, end, faults(start)) for start, end in spans])
 
 
 class Storm:
@@ -161,9 +160,10 @@ def test_everything_arrives_once_through_a_storm(
     table = DynamoClient(TABLE, endpoint_url=dynamodb)
     table.create_table(shards=2)
     began = time.monotonic()
-    with fault_proxy(dynamodb, *OUTAGES) as (endpoint, counts):
-        storm = Storm(zygote, tmp_path / "usage", endpoint)
-        client = client_of(tmp_path / "usage", endpoint, "manual")
+    with chaos_proxy(dynamodb, storm_schedule(), seed=SEED) as proxy:
+        proxy.begin()
+        storm = Storm(zygote, tmp_path / "usage", proxy.endpoint)
+        client = client_of(tmp_path / "usage", proxy.endpoint, "manual")
         for number in itertools.count():
             wait(KILL_SECONDS)
             written, left = storm.is_written(), client.pending()
@@ -174,6 +174,7 @@ def test_everything_arrives_once_through_a_storm(
                 say(f"{time.monotonic() - began:5.0f} s: {left:,} wait, {storm.kills} kills")
             storm.kill_one()
         storm.end()
+        counts = proxy.stop()
         taken = time.monotonic() - began
     health = read_health(client.settings)
     assert (health.dead_ever, health.dropped, health.corrupt_lines) == (0, {}, 0)
@@ -185,7 +186,7 @@ def test_everything_arrives_once_through_a_storm(
 
 def assert_kinds(counts: dict[str, int]) -> None:
     """The storm was one: each kind of fault struck."""
-    for kind in ("lost", "reset", "500", "partial", "throttled", "outage"):
+    for kind in ("lost_reply", "reset_before", "error_500", "partial", "throttled", "outage"):
         assert any(counts[name] for name in counts if name.endswith(f" {kind}")), kind
 
 
