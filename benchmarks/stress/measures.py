@@ -1,4 +1,7 @@
-"""From ledgers, the proxy's log and the store to the figures of one contender in one profile."""
+"""From ledgers, the proxy's log and the store to the figures of one contender in one profile.
+
+``page_words.py`` says what each figure is called and means.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from benchmarks.stress.profiles import Profile
 from benchmarks.stress.records import record_id
 from benchmarks.stress.truth import Truth
 
-__all__ = ["GLOSSARY", "Evidence", "ages", "figures", "latency_shares", "timeline"]
+__all__ = ["Evidence", "ages", "figures", "latency_shares", "timeline"]
 
 _STEP_SECONDS, _MOST_STEPS = 0.5, 600
 TRANSIENT = frozenset(
@@ -23,37 +26,6 @@ TRANSIENT = frozenset(
 """Faults of which a caller must think that the write failed."""
 
 _LATENCIES = [mantissa * 10**power for power in range(7) for mantissa in (1, 2, 5)]  # us
-
-GLOSSARY = {
-    "offered": "calls that the pipeline made and wanted recorded",
-    "accepted": "calls that recording took: it raised nothing and dropped nothing",
-    "refused": "calls that recording dropped, or for which it raised into the pipeline",
-    "stored_at_once": "records in the store when the pipeline ended",
-    "stored": "records in the store when the contender had delivered what it could",
-    "lost": "accepted calls that are not in the store",
-    "duplicated": "items in the store beyond the first of a call",
-    "calls_per_metric": "write requests to the store per record in it",
-    "throughput": "calls a second that the pipeline made",
-    "retention": "calls a second in the last quarter of the time over those in the first",
-    "put_p50_us": "how long recording kept the pipeline, median, microseconds",
-    "put_p99_us": "the same, 99th percentile",
-    "put_max_us": "the same, longest",
-    "goodput": "records a second that the store took while it was judged",
-    "goodput_share": "the same as a share of what the table would have taken",
-    "accepted_per_sent": "records that the store took per record sent to it while it was judged",
-    "recovery_seconds": "from the end of the last fault until all that was accepted had arrived",
-    "retried_share": "of records in a write that failed for a moment, those that arrived",
-    "outage_requests": "requests sent during the outage",
-    "outage_requests_share": "the same over those of the same client without its breaker",
-    "breaker_openings": "how often delivery was interrupted by the breaker",
-    "failed_calls_share": "write requests that failed, of all",
-    "age_p99_seconds": "age of a record on arrival, 99th percentile",
-    "cpu_us_per_item": "CPU of the pipeline's process per call, microseconds, the calls included",
-    "peak_mb": "the most memory that a process of the pipeline held",
-    "kills": "processes killed with SIGKILL",
-    "dropped": "calls of which the contender itself says that they are lost",
-}
-"""What each figure means."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,17 @@ def _throttle(name: str, text: str, steps: Sequence[tuple[float, float]]) -> Sch
 
 _JUDGED = ((0.0, _THROTTLED_SECONDS),)
 _WITH_BASELINE = ((OURS,), ("full-jitter",))
-_OUTAGE = (3.0, 48.0)
+
+
+def _outage(start: float, end: float) -> Schedule:
+    """Return a store that is gone from ``start`` to ``end``."""
+    phases = (
+        _phase(0.0, start, latency=_HEALTHY_LATENCY),
+        _phase(start, end, "outage", outage=True),
+        _phase(end, None, latency=_HEALTHY_LATENCY),
+    )
+    return Schedule("outage", phases, "")
+
 
 _ALL = (
     Profile(
@@ -144,15 +154,7 @@ _ALL = (
     Profile(
         name="outage",
         text="The store is gone for 45 s: every connection is reset.",
-        schedule=Schedule(
-            "outage",
-            (
-                _phase(0.0, _OUTAGE[0], latency=_HEALTHY_LATENCY),
-                _phase(*_OUTAGE, "outage", outage=True),
-                _phase(_OUTAGE[1], None, latency=_HEALTHY_LATENCY),
-            ),
-            "",
-        ),
+        schedule=_outage(3.0, 48.0),
         seconds=54.0,
         groups=((OURS, "no-breaker", *OTHERS),),
         rate=25.0,
@@ -178,15 +180,7 @@ _ALL = (
     Profile(
         name="disk-full",
         text="The disk of the spool is full for 6 s, and for 3 s of these the store is gone.",
-        schedule=Schedule(
-            "disk-full",
-            (
-                _phase(0.0, 6.0, latency=_HEALTHY_LATENCY),
-                _phase(6.0, 9.0, "outage", outage=True),
-                _phase(9.0, None, latency=_HEALTHY_LATENCY),
-            ),
-            "",
-        ),
+        schedule=_outage(6.0, 9.0),
         seconds=15.0,
         disk_bytes=24 << 20,
         disk_full=((3.0, 9.0),),
@@ -241,7 +235,12 @@ def ci_profiles() -> list[Profile]:
     return [
         with_contenders(scaled(PROFILES["seed"], 0.2), [OURS]),
         scaled(_SHORT_THROTTLE, 0.75),
-        with_contenders(scaled(PROFILES["outage"], 0.2), [OURS]),
+        replace(
+            with_contenders(PROFILES["outage"], [OURS]),
+            text="The store is gone for 5 s: every connection is reset.",
+            schedule=_outage(3.0, 8.0),
+            seconds=11.0,
+        ),
         scaled(PROFILES["kill"], 0.5),
         PROFILES["disk-full"],
     ]

@@ -1,48 +1,15 @@
-"""The tables at the end of a run."""
+"""The tables at the end of a run: a row for each figure, a column for each contender."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["print_document", "shown"]
+from benchmarks.stress.page_words import MEASURES, apart, measure_of, words
 
-_COLUMNS = {
-    "offered": "offered",
-    "lost": "lost",
-    "duplicated": "twice",
-    "refused": "refused",
-    "retention": "retention",
-    "put_p50_us": "p50 µs",
-    "put_p99_us": "p99 µs",
-    "put_max_us": "max ms",
-    "goodput": "goodput/s",
-    "goodput_share": "of table",
-    "accepted_per_sent": "taken/sent",
-    "calls_per_metric": "calls/rec.",
-    "recovery_seconds": "back in s",
-    "cpu_us_per_item": "CPU µs",
-    "peak_mb": "MB",
-}
-_SHARES = frozenset(
-    {"retention", "goodput_share", "accepted_per_sent", "retried_share", "outage_requests_share"}
-)
-_WIDTH = 140
+__all__ = ["print_document"]
 
-
-def shown(name: str, value: float | int | None) -> str:
-    """Return a figure as people read it."""
-    if value is None:
-        return "-"
-    if name.split(" ", maxsplit=1)[0] in _SHARES:
-        return f"{value:.1%}"
-    if name == "put_max_us":
-        return f"{value / 1000:,.1f}"
-    if name == "calls_per_metric":
-        return f"{value:.4f}"
-    if isinstance(value, int) or value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}"
+_WIDTH = 120
 
 
 def print_document(document: Mapping[str, Any]) -> None:
@@ -52,46 +19,46 @@ def print_document(document: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     console.width = max(console.width, _WIDTH)
     for profile in document["profiles"]:
-        console.print(f"{profile['name']}: {profile['text']}", style="bold")
-        console.print(f"  {profile['workers']}, {profile['seconds']:g} s", style="dim")
-        console.print(_table(profile))
+        console.print(f"{profile['name']}: {profile['text']}", style="bold", markup=False)
+        console.print(f"{profile['workers']}, {profile['seconds']:g} s", style="dim")
+        console.print(_table(profile["cells"]))
         for cell in profile["cells"]:
             _print_checks(console, cell)
         console.print()
     verdict = "passed" if document["passed"] else "FAILED"
     console.print(
         f"{verdict}: {document['engine']}, {document['seconds']:.0f} s, seed {document['seed']}, "
-        f"Python {document['machine']['python']}, {document['machine']['cpus']} CPUs"
+        f"Python {document['machine']['python']}, {document['machine']['cpus']} CPUs",
+        style="bold",
+        markup=False,
     )
 
 
-def _table(profile: Mapping[str, Any]) -> Any:
+def _table(cells: list[Mapping[str, Any]]) -> Any:
     from rich import box
     from rich.table import Table
 
-    columns = [
-        name
-        for name in _COLUMNS
-        if any(cell["figures"].get(name) is not None for cell in profile["cells"])
-    ]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("contender", no_wrap=True)
-    for name in columns:
-        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
-    for cell in profile["cells"]:
-        figures = [shown(name, cell["figures"].get(name)) for name in columns]
-        table.add_row(cell["label"], *figures, style="bold" if cell["ours"] else None)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for cell in cells:
+        table.add_column(cell["label"], justify="right", style="bold" if cell["ours"] else None)
+    for name, measure in MEASURES.items():
+        values = [cell["figures"].get(name) for cell in cells]
+        if any(value is not None for value in values):
+            table.add_row(measure.label, *(words(value, measure.unit) for value in values))
     return table
 
 
 def _print_checks(console: Any, cell: Mapping[str, Any]) -> None:
     for problem in cell["problems"]:
-        console.print(f"  {cell['label']}: {problem}", style="red", markup=False)
-    if cell["checks"]:
-        told = [
-            f"{check['name']} {shown(check['name'], check['figure'])} "
-            f"({'at least' if check['at_least'] else 'at most'} "
-            f"{shown(check['name'], check['limit'])})" + ("" if check["passed"] else " FAILED")
-            for check in cell["checks"]
-        ]
-        console.print(f"  {cell['label']}: {'; '.join(told)}", markup=False)
+        console.print(f"FAILED {cell['label']}: {problem}", style="red", markup=False)
+    for check in cell["checks"]:
+        measure = measure_of(check["name"])
+        figure, limit = apart(check["figure"], check["limit"], measure.unit)
+        bound = "at least" if check["at_least"] else "at most"
+        console.print(
+            f"{'ok    ' if check['passed'] else 'FAILED'} {cell['label']}: {measure.label} "
+            f"{figure}, {bound} {limit}",
+            style=None if check["passed"] else "red",
+            markup=False,
+        )
