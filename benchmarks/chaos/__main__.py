@@ -49,19 +49,19 @@ async def _obey(proxy: ChaosProxy) -> None:
         print(json.dumps(_told(proxy, line)), flush=True)
 
 
-async def _watch(log: RequestLog) -> None:
+async def _watch(log: RequestLog, parent: int) -> None:
     """Write what was logged once a second; return when the parent is gone."""
-    parent = os.getppid()
     while os.getppid() == parent:
         await asyncio.sleep(_LOOK_SECONDS)
         log.flush()
 
 
 async def _serve(engine: str, schedule: Schedule, seed: int, path: Path | None) -> None:
+    parent = os.getppid()  # before anybody knows the address, and may be killed
     log = RequestLog(path)
     proxy = ChaosProxy(engine, schedule, seed=seed, log=log)
     print(await proxy.start(), flush=True)
-    ends = [asyncio.create_task(_obey(proxy)), asyncio.create_task(_watch(log))]
+    ends = [asyncio.create_task(_obey(proxy)), asyncio.create_task(_watch(log, parent))]
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
