@@ -73,7 +73,7 @@ _HEALTHY_LATENCY = Latency(seconds=0.005)
 _THROTTLED_SECONDS, _SMALL, _SQUARE = 16.0, 20.0, (800.0, 100.0)
 
 
-def _throttle(name: str, text: str, steps: Sequence[tuple[float, float]]) -> Schedule:
+def _throttle(name: str, steps: Sequence[tuple[float, float]]) -> Schedule:
     """Return a table that takes ``units`` a second from each ``start`` on, then everything."""
     ends = [start for start, _ in steps[1:]]
     phases = [
@@ -88,7 +88,7 @@ def _throttle(name: str, text: str, steps: Sequence[tuple[float, float]]) -> Sch
         for (start, units), end in zip(steps, [*ends, _THROTTLED_SECONDS], strict=True)
     ]
     last = _phase(_THROTTLED_SECONDS, None, latency=_HEALTHY_LATENCY)
-    return Schedule(name, (*phases, last), text)
+    return Schedule(name, (*phases, last), "")
 
 
 _JUDGED = ((0.0, _THROTTLED_SECONDS),)
@@ -123,7 +123,7 @@ _ALL = (
     Profile(
         name="throttle",
         text="The table takes 1,000 write units a second, and refuses the rest, item by item.",
-        schedule=_throttle("throttle", "steady", [(0.0, 1000.0)]),
+        schedule=_throttle("throttle", [(0.0, 1000.0)]),
         seconds=_THROTTLED_SECONDS,
         groups=(
             *_WITH_BASELINE,
@@ -135,7 +135,7 @@ _ALL = (
     Profile(
         name="throttle-small",
         text="The table takes 20 write units a second, and twice as many are recorded.",
-        schedule=_throttle("throttle-small", "steady", [(0.0, _SMALL)]),
+        schedule=_throttle("throttle-small", [(0.0, _SMALL)]),
         seconds=_THROTTLED_SECONDS,
         groups=((OURS, "full-jitter"),),
         rate=20.0,
@@ -144,12 +144,18 @@ _ALL = (
     Profile(
         name="throttle-square",
         text="The table takes 800 and 100 write units a second by turns, 4 s each.",
-        schedule=_throttle(
-            "throttle-square", "square", [(4.0 * n, _SQUARE[n % 2]) for n in range(4)]
-        ),
+        schedule=_throttle("throttle-square", [(4.0 * n, _SQUARE[n % 2]) for n in range(4)]),
         seconds=_THROTTLED_SECONDS,
         groups=_WITH_BASELINE,
         judged=_JUDGED,
+    ),
+    Profile(
+        name="throttle-starved",
+        text="Somebody else takes what the table has: 200 write units a second, then 1, then 200.",
+        schedule=_throttle("throttle-starved", [(0.0, 200.0), (4.0, 1.0), (12.0, 200.0)]),
+        seconds=_THROTTLED_SECONDS,
+        groups=((OURS, "full-jitter"),),
+        rate=75.0,
     ),
     Profile(
         name="outage",
@@ -191,11 +197,20 @@ _SHORT_TABLE = 150.0
 _SHORT_THROTTLE = replace(
     PROFILES["throttle"],
     text="The table takes 150 write units a second, and refuses the rest, item by item.",
-    schedule=_throttle("throttle", "steady", [(0.0, _SHORT_TABLE)]),
+    schedule=_throttle("throttle", [(0.0, _SHORT_TABLE)]),
     groups=((OURS, "full-jitter"),),
-    rate=_SHORT_TABLE,
+    rate=_SHORT_TABLE,  # of each of two workers: twice what the table takes
 )
-ALL = ("seed", "throttle", "throttle-small", "throttle-square", "outage", "kill", "disk-full")
+ALL = (
+    "seed",
+    "throttle",
+    "throttle-small",
+    "throttle-square",
+    "throttle-starved",
+    "outage",
+    "kill",
+    "disk-full",
+)
 """What a run without ``--profile`` does."""
 
 
@@ -233,8 +248,8 @@ def ci_profiles() -> list[Profile]:
     Its table is a small one, for the share of its capacity is looked at, not the machine's.
     """
     return [
-        with_contenders(scaled(PROFILES["seed"], 0.2), [OURS]),
-        scaled(_SHORT_THROTTLE, 0.75),
+        with_contenders(scaled(PROFILES["seed"], 0.15), [OURS]),
+        scaled(_SHORT_THROTTLE, 0.5),
         replace(
             with_contenders(PROFILES["outage"], [OURS]),
             text="The store is gone for 5 s: every connection is reset.",
@@ -242,5 +257,5 @@ def ci_profiles() -> list[Profile]:
             seconds=11.0,
         ),
         scaled(PROFILES["kill"], 0.5),
-        PROFILES["disk-full"],
+        scaled(PROFILES["disk-full"], 0.6),
     ]

@@ -57,6 +57,7 @@ _LIMITS: Mapping[str, tuple[Limit, ...]] = {
     ),
     "throttle-small": (*_TRUE, _most("breaker_openings", 0)),
     "throttle-square": (*_TRUE, _most("breaker_openings", 0)),
+    "throttle-starved": (*_TRUE, _most("breaker_openings", 0)),
     "outage": (
         *_TRUE,
         _least("retention", 0.95, 0.85),
