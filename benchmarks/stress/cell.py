@@ -25,7 +25,7 @@ from benchmarks.stress.workload import Work, ledger_path
 
 __all__ = ["Cell", "run_group"]
 
-_START_SECONDS = 0.3
+_START_SECONDS = 0.2
 """From time zero of the proxy to the pipeline's first call: by then all processes have heard."""
 
 Watch = Callable[[Crew, RunningProxy, Callable[[], bool]], None]
@@ -122,6 +122,7 @@ def _run_cell(profile: Profile, name: str, engine: Engine, seed: int, watch: Wat
         log=requests,
         truth=truth,
         begin=begin,
+        start=begin + _START_SECONDS,
         end=max(end, ended),
         told=told,
         kills=crew.kills,

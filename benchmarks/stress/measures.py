@@ -30,20 +30,25 @@ _LATENCIES = [mantissa * 10**power for power in range(7) for mantissa in (1, 2, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of one contender's run. ``begin`` and ``end`` are monotonic seconds."""
+    """What is known of one contender's run.
+
+    ``begin`` is time zero of proxy and schedule, and the pipeline worked from ``start`` to ``end``:
+    monotonic seconds.
+    """
 
     profile: Profile
     entries: Mapping[int, Sequence[Entry]]
     log: Sequence[Request]
     truth: Truth
     begin: float
+    start: float
     end: float
     told: Sequence[Mapping[str, Any]]
     kills: int = 0
 
     @property
     def seconds(self) -> float:
-        """How long the pipeline worked."""
+        """When the pipeline ended, in seconds after the beginning."""
         return self.end - self.begin
 
     def calls(self) -> list[Entry]:
@@ -76,7 +81,7 @@ def figures(evidence: Evidence) -> dict[str, float | int | None]:
         "duplicated": evidence.truth.duplicated,
         "calls_per_metric": _ratio(len(writes), stored),
         "failed_calls_share": _ratio(sum(w.fault in TRANSIENT for w in writes), len(writes)),
-        "throughput": len(calls) / evidence.seconds,
+        "throughput": len(calls) / (evidence.end - evidence.start),
         "retention": _retention(evidence, calls),
         "put_p50_us": _share(taken, 0.5),
         "put_p99_us": _share(taken, 0.99),
@@ -141,11 +146,11 @@ def _arrivals(writes: Iterable[Request]) -> dict[str, float]:
 
 
 def _retention(evidence: Evidence, calls: Sequence[Entry]) -> float | None:
-    quarter = evidence.profile.seconds / 4
-    first = sum(evidence.since_begin(call) < quarter for call in calls)
-    last = sum(
-        3 * quarter <= evidence.since_begin(call) < evidence.profile.seconds for call in calls
-    )
+    start = evidence.start - evidence.begin
+    quarter = (evidence.profile.seconds - start) / 4
+    times = [evidence.since_begin(call) for call in calls]
+    first = sum(time < start + quarter for time in times)
+    last = sum(start + 3 * quarter <= time < evidence.profile.seconds for time in times)
     return _ratio(last, first)
 
 

@@ -115,7 +115,7 @@ _ALL = (
     ),
     Profile(
         name="seed",
-        text="1 ms and no faults for 15 s, 10 ms and 10 % for 15 s, 50 ms and 25 % for 30 s.",
+        text="A store that becomes worse: 1 ms, then 10 ms and 10 % failing, then 50 ms and 25 %.",
         schedule=load("seed"),
         seconds=60.0,
         groups=_pairs(),
@@ -143,7 +143,7 @@ _ALL = (
     ),
     Profile(
         name="throttle-square",
-        text="The table takes 800 and 100 write units a second by turns, 4 s each.",
+        text="The table takes 800 and 100 write units a second by turns.",
         schedule=_throttle("throttle-square", [(4.0 * n, _SQUARE[n % 2]) for n in range(4)]),
         seconds=_THROTTLED_SECONDS,
         groups=_WITH_BASELINE,
@@ -159,7 +159,7 @@ _ALL = (
     ),
     Profile(
         name="outage",
-        text="The store is gone for 45 s: every connection is reset.",
+        text="The store is gone: every connection is reset.",
         schedule=_outage(3.0, 48.0),
         seconds=54.0,
         groups=((OURS, "no-breaker", *OTHERS),),
@@ -185,9 +185,10 @@ _ALL = (
     ),
     Profile(
         name="disk-full",
-        text="The disk of the spool is full for 6 s, and for 3 s of these the store is gone.",
+        text="The disk of the spool is full, and for half of that time the store is gone as well.",
         schedule=_outage(6.0, 9.0),
         seconds=15.0,
+        rate=150.0,
         disk_bytes=24 << 20,
         disk_full=((3.0, 9.0),),
     ),
@@ -252,7 +253,6 @@ def ci_profiles() -> list[Profile]:
         scaled(_SHORT_THROTTLE, 0.5),
         replace(
             with_contenders(PROFILES["outage"], [OURS]),
-            text="The store is gone for 5 s: every connection is reset.",
             schedule=_outage(3.0, 8.0),
             seconds=11.0,
         ),
