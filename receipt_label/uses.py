@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-__all__ = ["OPERATIONS", "SUCCESS", "Kind", "Use"]
+__all__ = ["OPERATIONS", "SUCCESS", "UNFINISHED", "Kind", "Use"]
 
 Kind = Literal["tool", "skill", "subagent", "action"]
 
@@ -21,6 +21,9 @@ OPERATIONS: Mapping[Kind, str] = {
 """The operation of each kind; the OpenTelemetry GenAI conventions name the first and the third."""
 
 SUCCESS = "success"
+UNFINISHED = "unfinished"
+"""The outcome of what nothing says the end of: neither a success nor an error."""
+
 _FREE = Decimal(0)
 _ATTRIBUTES = ("session_id", "request_id", "timestamp", "tool", "skill", "subagent")
 
@@ -64,7 +67,9 @@ class Use:
                 fields[name] = value
         if self.kind != "action":
             fields[self.kind] = self.name
-        if outcome != SUCCESS:
+        if outcome == UNFINISHED:
+            fields["status"] = "partial"
+        elif outcome != SUCCESS:
             fields["status"] = "aborted"
             fields["error"] = self.error or outcome
         if self.cost_usd is None:
