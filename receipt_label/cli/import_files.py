@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +18,7 @@ from receipt_label.cli.selection import iso_time
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
     from receipt_label.importers.replies import FileTally, ReplyImporter
+    from receipt_label.importers.source import Source
     from receipt_label.importers.transcript_importer import TranscriptImporter
     from receipt_label.tracker import AIUsageTracker
 
@@ -31,6 +32,7 @@ _REASONS = {
     "seen": "seen before",
     "unfinished_line": "line not finished yet",
 }
+_Tell = Callable[[int], None]
 _REPLIES, _CLAUDE_CODE = "replies", "claude-code"
 
 
@@ -139,8 +141,7 @@ def _import_replies(
     importer = ReplyImporter(tracker, **settings)
     tallies += [FileTally("standard input" if file == "-" else file) for file in files]
     for file, tally in zip(files, tallies, strict=True):
-        with bytes_bar(tally.file, _size(file) or None) as tell:
-            _import_file(importer, file, tally, tell)
+        _import_file(importer, file, tally, lambda source: bytes_bar(source.name, source.size))
         bad_lines.end_of_file()
 
 
@@ -167,14 +168,21 @@ def _import_transcripts(
         for file in files:
             tally = FileTally("standard input" if file == "-" else file)
             tallies.append(tally)
-            at = partial(_tell_from, tell, done) if tell is not None else None
-            _import_file(importer, file, tally, at)
+            _import_file(importer, file, tally, _share_of(tell, done))
             bad_lines.end_of_file()
             done += sizes[file]
+        importer.finish()
 
 
-def _tell_from(tell: Callable[[int], None], start: int, position: int) -> None:
-    tell(start + position)
+def _share_of(
+    tell: _Tell | None, start: int
+) -> Callable[[Source], AbstractContextManager[_Tell | None]]:
+    """Return the bar of one file among many: its part of the one that is there."""
+
+    def bar(_source: Source) -> AbstractContextManager[_Tell | None]:
+        return nullcontext(None if tell is None else lambda position: tell(start + position))
+
+    return bar
 
 
 def _size(file: str) -> int:
@@ -189,13 +197,13 @@ def _import_file(
     importer: ReplyImporter | TranscriptImporter,
     file: str,
     tally: FileTally,
-    tell: Callable[[int], None] | None,
+    bar: Callable[[Source], AbstractContextManager[_Tell | None]],
 ) -> None:
     """Import one file; what is wrong with it as a whole is one line, and the next one goes in."""
     from receipt_label.importers.source import SourceError, open_source
 
     try:
-        with open_source(file, datetime.now(UTC)) as source:
+        with open_source(file, datetime.now(UTC)) as source, bar(source) as tell:
             importer.run(source, tally, tell)
     except SourceError as error:
         tally.fault = str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -87,7 +87,8 @@ class TranscriptImporter:
 
     A call is (service, first time seen, message id). Where the store or an earlier file has it, the
     more complete snapshot holds, whichever comes first; of two alike that of its first session.
-    One importer reads all files of an import: what one of them says of subagents helps the others.
+    One importer reads all files of an import: what one of them says of subagents helps the others,
+    and the store is asked about the records of many at once. ``finish`` records what is still held.
     """
 
     def __init__(
@@ -108,12 +109,13 @@ class TranscriptImporter:
         self._seen: dict[Key, _Seen] = {}
         self._recorded: set[Key] = set()
         self._waiting = 0
+        self._held: list[tuple[CallDraft | UseDraft, FileTally]] = []
 
     def run(
         self, source: Source, tally: FileTally, progress: Callable[[int], None] | None = None
     ) -> None:
-        """Import one file into ``tally``. Raises SourceError, and StoreError where the store
-        cannot take the records in; they wait in the spool then.
+        """Read one file; what it holds is recorded, and counted in ``tally``, by ``finish`` at the
+        latest. Raises SourceError, and StoreError as ``finish``.
 
         ``progress`` is told now and then how many bytes of the file were read.
         """
@@ -125,8 +127,8 @@ class TranscriptImporter:
                 if progress is not None:
                     progress(source.position)
                 if len(transcript) > _HELD:
-                    self._record_all(transcript.drain(_KEPT), tally)
-        self._record_all(transcript.drain(), tally)
+                    self._hold(transcript.drain(_KEPT), tally)
+        self._hold(transcript.drain(), tally)
         if progress is not None:
             progress(source.position)
 
@@ -164,13 +166,21 @@ class TranscriptImporter:
             self._names.learn(_session_of(path), agent_id, named)
         return agent_id
 
-    def _record_all(self, drafts: Iterable[CallDraft | UseDraft], tally: FileTally) -> None:
-        ready = [one for draft in drafts if (one := self._read(draft, tally)) is not None]
-        for start in range(0, len(ready), _LINES_AT_ONCE):
-            some = ready[start : start + _LINES_AT_ONCE]
-            self._look_up([one.key for one in some if one.key not in self._seen])
-            for one in some:
-                self._record(one, tally)
+    def _hold(self, drafts: Iterable[CallDraft | UseDraft], tally: FileTally) -> None:
+        self._held += [(draft, tally) for draft in drafts]
+        if len(self._held) >= _HELD:
+            self.finish()
+
+    def finish(self) -> None:
+        """Record what is held. Raises StoreError where the store cannot take the records in; they
+        wait in the spool then."""
+        held, self._held = self._held, []
+        ready = [
+            (one, tally) for draft, tally in held if (one := self._read(draft, tally)) is not None
+        ]
+        self._look_up({one.key for one, _ in ready if one.key not in self._seen})
+        for one, tally in ready:
+            self._record(one, tally)
         if self._waiting >= TAKE_IN_EVERY:
             self._waiting = 0
             self._tracker.client.take_in()
@@ -188,7 +198,7 @@ class TranscriptImporter:
             return None
         return _Call(draft, reply)
 
-    def _look_up(self, keys: Sequence[Key]) -> None:
+    def _look_up(self, keys: Collection[Key]) -> None:
         """Learn what the store has of these records.
 
         The wrapped client of a pipeline, a hook or an earlier import may have brought them there.

@@ -7,7 +7,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -470,6 +471,24 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_in(
     refused = run("import", projects)
     assert refused.code == 1
     assert "is a directory" in refused.err
+
+
+def test_a_terminal_sees_one_bar_over_all_files(
+    run: Run, projects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches the size of all of them together."""
+    told: list[int] = []
+
+    @contextmanager
+    def bar(name: str, size: int | None) -> Iterator[Callable[[int], None]]:
+        assert name == "5 transcripts"
+        assert size == sum(path.stat().st_size for path in projects.rglob("*.jsonl"))
+        yield told.append
+        assert told[-1] == size
+
+    monkeypatch.setattr("receipt_label.cli.import_files.bytes_bar", bar)
+    assert run(*IMPORT, projects).code == 0
+    assert told == sorted(told)
 
 
 def test_standard_input_is_a_transcript_too(run: Run) -> None:
