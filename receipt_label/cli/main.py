@@ -35,13 +35,13 @@ _COMMANDS = {
     "import": _Lazy("import_files", "Record the calls of files of replies (JSON lines)."),
     "report": _Lazy("report", "Show calls, tokens and cost by day, model, job, ..."),
     "export": _Lazy("export", "Print every recorded call, as JSON lines or CSV."),
-    "log": _Lazy("log", "Record one use of a tool, skill or subagent, or one action."),
     "health": _Lazy("health", "Show how recording and delivery stand: ok, warning, critical."),
     "ship": _Lazy("ship", "Deliver what waits in the spool, once or with --follow."),
     "dead": _Lazy("dead", "List, retry or drop records that the store would not take."),
     "table": _Lazy("table", "Create, describe or check the DynamoDB table."),
     "prices": _Lazy("prices", "Show what a model costs, and where the price is from."),
     "doctor": _Lazy("doctor", "Check versions, directory, settings, store and prices."),
+    "log": _Lazy("log", "Record one use of a tool, skill or subagent, or one action."),
 }
 
 

@@ -207,6 +207,28 @@ def test_each_file_alone_adds_up_to_all_of_them(run: Run, projects: Path) -> Non
     }
 
 
+def test_a_subagents_file_read_alone_keeps_the_name_it_had(run: Run, projects: Path) -> None:
+    """Its parent's file said it in an earlier import."""
+    run(*IMPORT, projects)
+    before = run("export").out
+    (explore,) = projects.rglob("agent-a1e9158618036abe6.jsonl")
+    run(*IMPORT, explore)
+    assert run("export").out == before
+
+
+def test_what_a_parents_file_repeats_of_a_subagent_counts(run: Run, projects: Path) -> None:
+    """Where the subagent's own file is gone; beside it, once."""
+    (explore,) = projects.rglob("agent-a1e9158618036abe6.jsonl")
+    text = explore.read_bytes()
+    explore.unlink()
+    run(*IMPORT, projects)
+    (call,) = stored(subagent="Explore")
+    assert (call.request_id, call.output_tokens) == ("msg_01AgentCmcjkmfJNRP4vpi01", 3)
+    explore.write_bytes(text)
+    run(*IMPORT, projects)
+    assert sorted(m.output_tokens or 0 for m in stored(subagent="Explore")) == [0, 0, 90, 310]
+
+
 def test_the_most_complete_snapshot_of_a_message_counts(run: Run, lines: Lines) -> None:
     """Trouble 33: not the first one, and not the last one where that says less."""
     for snapshots in ([1, 1, 220], [220, 1], [3, 220, 220, 2]):
