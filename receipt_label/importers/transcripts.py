@@ -144,7 +144,7 @@ class Transcript:
     def take(self, entry: Json, place: str) -> str | None:
         """Read one entry; return why it is no call, where it looks like one.
 
-        Raises ValueError for an entry that contradicts its own type.
+        Raises ValueError for an entry that should be a call and cannot be read.
         """
         inner = _embedded(entry)
         if inner is not None:
@@ -154,7 +154,9 @@ class Transcript:
             return None
         message = entry.get("message")
         if not isinstance(message, Mapping):
-            raise ValueError(f"an entry of type {kind} without a message")
+            if kind == "user":
+                return None
+            raise ValueError("an assistant's entry without a message: it may have been a call")
         self._note_time(entry)
         self._note_agent(entry, place, is_own=inner is None)
         if kind == "user":

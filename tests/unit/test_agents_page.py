@@ -7,11 +7,12 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from receipt_dynamo import Settings, open_usage_client
+
+if TYPE_CHECKING:
+    import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
 

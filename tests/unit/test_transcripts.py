@@ -444,9 +444,8 @@ def test_lines_that_are_no_entry_are_named_and_the_rest_goes_in(run: Run, lines:
     path = lines(
         "not json", "[1]", {"type": "assistant"}, {"type": "assistant", "message": "text"},
         {"type": "summary", "summary": "x"}, {"type": "of-the-future", "message": 5}, {},
-        {"type": "progress", "data": None}, message(message={"usage": "odd"}), message(
-            "msg_011CdV3RCmcjkmfJNRP4vp99", message={"content": ["x", {"type": "tool_use"}]}
-        ),
+        {"type": "progress", "data": None}, {"type": "user"}, message(message={"usage": "odd"}),
+        message("msg_011CdV3RCmcjkmfJNRP4vp99", message={"content": ["x", {"type": "tool_use"}]}),
     )  # fmt: skip
     ran = run(*IMPORT, path, "--json")
     assert (ran.code, ran.json["bad"], ran.json["recorded"]) == (1, 4, 2)
