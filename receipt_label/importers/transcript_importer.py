@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -121,13 +122,17 @@ class TranscriptImporter:
         """
         agent_id = self._agent_of(source.name)
         transcript = Transcript(self._names, self._at or source.modified, agent_id)
-        for number, item in enumerate(read_lines(source), 1):
-            self._take(transcript, item, tally)
-            if number % _LINES_AT_ONCE == 0:
-                if progress is not None:
-                    progress(source.position)
-                if len(transcript) > _HELD:
-                    self._hold(transcript.drain(_KEPT), tally)
+        try:
+            for number, item in enumerate(read_lines(source), 1):
+                self._take(transcript, item, tally)
+                if number % _LINES_AT_ONCE == 0:
+                    if progress is not None:
+                        progress(source.position)
+                    if len(transcript) > _HELD:
+                        self._hold(transcript.drain(_KEPT), tally)
+        except (OSError, EOFError, zlib.error):  # the file breaks off here; what was read goes in
+            self._hold(transcript.drain(), tally)
+            raise
         self._hold(transcript.drain(), tally)
         if progress is not None:
             progress(source.position)

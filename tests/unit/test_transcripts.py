@@ -482,6 +482,18 @@ def test_compressed_files_and_directories_without_transcripts(
     assert (ran.code, ran.json["recorded"]) == (0, 9)
 
 
+def test_a_file_that_breaks_off_gives_what_it_has(run: Run, tmp_path: Path) -> None:
+    """Damaged gzip is a fault of the file; the entries before it go in."""
+    entries = [message(f"msg_011CdV3RCmcjkmfJNRP{n:04}") for n in range(400)]
+    packed = gzip.compress("".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
+    path = tmp_path / "cut.jsonl.gz"
+    path.write_bytes(packed[: len(packed) * 3 // 4])
+    ran = run(*IMPORT, path, "--json")
+    assert ran.code == 1
+    assert "gzip" in ran.json["files"][0]["fault"]
+    assert 100 < ran.json["recorded"] == len(stored()) < 400
+
+
 def test_what_cannot_be_read_is_named_and_the_rest_goes_in(
     run: Run, projects: Path, lines: Lines
 ) -> None:
