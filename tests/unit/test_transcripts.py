@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from receipt_dynamo import AIUsageMetric, Settings, UsageClient, open_usage_client
+from receipt_label import AIUsageTracker
 from receipt_label.importers import transcript_importer as module
+from receipt_label.importers.replies import FileTally
+from receipt_label.importers.source import open_source
+from tests.support import NOON
 
 Run = Callable[..., Any]
 Lines = Callable[..., Path]
@@ -396,8 +402,6 @@ def test_a_call_that_a_pipeline_recorded_counts_once(
     run: Run, lines: Lines, client: UsageClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wrapped client takes the message's id too."""
-    from receipt_label import AIUsageTracker
-
     monkeypatch.setenv("RECEIPT_USAGE_DIR", str(client.settings.usage_dir))
     body = message()["message"] | {"stop_reason": "end_turn"}
     AIUsageTracker(client).record_response(body)
@@ -562,3 +566,58 @@ def test_one_line_says_what_went_in(run: Run, projects: Path) -> None:
         "9 calls, 1 skill use, 3 subagent uses, 4 tool uses recorded: 17 calls new in the store "
         "(seen again counts once); 9 skipped (2 not billed, 7 seen before)"
     )
+
+
+SNAPSHOTS = st.lists(  # (message, output tokens): lines of one file, in the order of writing
+    st.tuples(st.sampled_from("abc"), st.integers(1, 99)), min_size=1, max_size=8
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(
+    first=SNAPSHOTS,
+    resumed=SNAPSHOTS,
+    imports=st.lists(st.tuples(st.booleans(), st.integers(1, 8)), max_size=4),
+)
+def test_any_imports_of_growing_files_end_at_the_most_complete(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[tuple[str, int]],
+    resumed: list[tuple[str, int]],
+    imports: list[tuple[bool, int]],
+) -> None:
+    """Files are read at any length, in any order, any number of times: each message counts once,
+    with the most output that any line gives it, and reading on changes nothing."""
+    directory = tmp_path_factory.mktemp("growing")
+    files = {}
+    for name, snapshots in (("first", first), ("resumed", resumed)):
+        files[name] = [
+            message(
+                f"msg_011CdV3RCmcjkmfJNRP4v{which * 3}", made, sessionId=name,
+                timestamp=f"2026-11-20T09:00:{second:02}.000Z",
+            )
+            for second, (which, made) in enumerate(snapshots)
+        ]  # fmt: skip
+    with open_usage_client(Settings(usage_dir=directory / "usage", drain="manual")) as client:
+
+        def read(name: str, length: int) -> None:
+            path = directory / f"{name}.jsonl"
+            path.write_text("".join(f"{json.dumps(entry)}\n" for entry in files[name][:length]))
+            importer = module.TranscriptImporter(AIUsageTracker(client, strict=True))
+            with open_source(str(path), NOON) as source:
+                importer.run(source, FileTally(path.name))
+            importer.finish()
+
+        for is_first, length in imports:
+            read("first" if is_first else "resumed", length)
+        read("first", 8)
+        read("resumed", 8)
+        before = list(client.query())
+        read("resumed", 8)
+        read("first", 8)
+        assert list(client.query()) == before
+    most: dict[str, int] = {}
+    for which, made in first + resumed:
+        most[which] = max(made, most.get(which, 0))
+    assert {metric.request_id[-1]: metric.output_tokens for metric in before} == most
+    assert len(before) == len(most)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from receipt_dynamo import AIUsageMetric, PutResult, UsageClient
+from receipt_dynamo import AIUsageMetric, ConfigurationError, PutResult, UsageClient
 from receipt_label import AIUsageTracker, UsageLogger
 from tests.support import NOON, FakeClock, in_fork
 
@@ -293,6 +293,18 @@ def test_without_a_tracker_it_opens_and_closes_one(
     costs = {metric.model: metric.cost_usd for metric in client.query()}
     assert costs["gpt-4o"] == Decimal("0.000035")
     assert costs.keys() == {"session_start", "Bash", "gpt-4o", "session_end"}
+
+
+def test_a_logger_that_could_not_be_made_leaves_nothing_behind(
+    usage_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its finaliser finds half an object, and says nothing (a warning here is an error)."""
+    assert usage_dir
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="DYNAMODB_TABLE_NAME"):
+            UsageLogger()
+    gc.collect()
 
 
 def test_an_open_logger_does_not_disturb_the_interpreters_end(usage_dir: Path) -> None:
