@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +102,14 @@ def _insert_many(directory: Path, records: int, indexed: bool) -> dict[str, floa
     Plain: a table without an index, synchronous NORMAL. Indexed: the store's own tables, FULL.
     """
     from receipt_dynamo.sqlite_rows import INSERT_METRIC, metric_row
-    from receipt_dynamo.sqlite_schema import MIGRATIONS
+    from receipt_dynamo.sqlite_schema import prepare
 
-    connection = sqlite3.connect(directory / "yardstick.db", isolation_level=None)
+    path = directory / "yardstick.db"
+    connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if indexed else 'NORMAL'}")
     if indexed:
-        for statement in chain.from_iterable(MIGRATIONS):
-            connection.execute(statement)
+        prepare(connection, path)
     else:
         columns = INSERT_METRIC.partition("(")[2].partition(")")[0]
         connection.execute(f"CREATE TABLE metric ({columns})")

@@ -38,6 +38,10 @@ _FILTERS = (
     "github_pr",
     "user_id",
     "conversation_id",
+    "session_id",
+    "tool",
+    "skill",
+    "subagent",
     "environment",
 )
 _TOKENS = tuple(

@@ -41,7 +41,7 @@ _MICROSECOND = timedelta(microseconds=1)
 COLUMNS = (
     "service ts request_id model operation job_id batch_id github_pr user_id conversation_id "
     "environment api_calls input_tokens cached_input_tokens cache_write_tokens output_tokens "
-    "reasoning_tokens cost_usd unpriced_reason failed body"
+    "reasoning_tokens cost_usd unpriced_reason failed body session_id tool skill subagent"
 ).split()
 """The columns of ``metric`` behind its rowid, in the order of the table."""
 
@@ -67,6 +67,10 @@ _FILTERS = (
     "github_pr",
     "user_id",
     "conversation_id",
+    "session_id",
+    "tool",
+    "skill",
+    "subagent",
     "environment",
 )
 INSERT_GAP = "INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -156,6 +160,10 @@ def metric_row(metric: AIUsageMetric, payload: bytes) -> tuple[Any, ...]:
         metric.unpriced_reason,
         int(metric.error is not None),
         payload,
+        metric.session_id,
+        metric.tool,
+        metric.skill,
+        metric.subagent,
     )
 
 

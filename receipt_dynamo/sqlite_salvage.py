@@ -30,14 +30,15 @@ __all__ = ["LOST", "Salvage", "salvage"]
 LOST = "store_corrupt"
 """The reason of the gaps that count what a damaged store has lost."""
 
-_METRIC_VALUES = len(COLUMNS) + 1  # and the rowid's own column; a later version adds behind them
+_VALUES = len(COLUMNS) + 1  # and the rowid's own column
+_BODY = COLUMNS.index("body") + 1  # the last value of a row of the first version
 _GAP_VALUES, _POSITION_VALUES, _ENTRY_VALUES = 9, 2, 4
 _decode_metric = msgspec.json.Decoder(AIUsageMetric).decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 _encode = msgspec.json.Encoder().encode
 _INSERT = (
     f"INSERT OR IGNORE INTO metric (seq, {', '.join(COLUMNS)}) "  # noqa: S608 - our own names
-    f"VALUES ({', '.join('?' * _METRIC_VALUES)})"
+    f"VALUES ({', '.join('?' * _VALUES)})"
 )
 _IDENTITY = "SELECT service, request_id, ts FROM metric WHERE seq = ?"
 _SAME_IDENTITY = "service = ? AND request_id = ? AND ts = ?"
@@ -76,7 +77,7 @@ def salvage(database: Path, target: sqlite3.Connection) -> Salvage:
         target.execute("BEGIN IMMEDIATE")
         target.execute(_NAMED)
         for row in cooperatively(pages.rows(), clock):
-            if len(row.values) >= _METRIC_VALUES:
+            if len(row.values) > _BODY:
                 _take_metric(row, target, found)
             elif len(row.values) == _GAP_VALUES:
                 _take_gap(row.values, target)
@@ -95,17 +96,21 @@ def salvage(database: Path, target: sqlite3.Connection) -> Salvage:
 
 
 def _take_metric(row: Row, target: sqlite3.Connection, found: Salvage) -> None:
-    body = row.values[_METRIC_VALUES - 1]
-    stored = row.values[1:_METRIC_VALUES]
+    """Take a row of any version: an earlier one has fewer columns, a later one has more."""
+    body = row.values[_BODY]
+    stored = row.values[1:_VALUES]
     try:
-        if not isinstance(body, bytes) or metric_row(_decode_metric(body), body) != stored:
+        if not isinstance(body, bytes):
+            raise ValueError("the record is none")
+        whole = metric_row(_decode_metric(body), body)
+        if whole[: len(stored)] != stored:
             raise ValueError("the columns contradict the record")
     except (msgspec.MsgspecError, ValueError):
         found.contradictions += 1
         _name(target, row.rowid, *stored[:3])
         return
-    if target.execute(_INSERT, (row.rowid, *stored)).rowcount == 0:
-        _choose_later(row.rowid, stored, target)
+    if target.execute(_INSERT, (row.rowid, *whole)).rowcount == 0:
+        _choose_later(row.rowid, whole, target)
 
 
 def _choose_later(rowid: int, stored: tuple[Value, ...], target: sqlite3.Connection) -> None:

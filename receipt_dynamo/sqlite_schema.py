@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from receipt_dynamo.errors import StoreError, StoreVersionError
 from receipt_dynamo.files import create_private_file
 from receipt_dynamo.sqlite_damage import DamagedStoreError
 
 __all__ = ["MIGRATIONS", "check_version", "has_its_tables", "prepare"]
+
+_decode: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
 
 _VERSION_1 = (
     """CREATE TABLE IF NOT EXISTS metric (
@@ -44,7 +49,19 @@ _VERSION_1 = (
         cost_usd TEXT)""",
 )
 
-MIGRATIONS: tuple[Sequence[str], ...] = (_VERSION_1,)
+_AGENT_FIELDS = ("session_id", "tool", "skill", "subagent")
+_FROM_RECORD = ", ".join(f"{field} = recorded(body, '{field}')" for field in _AGENT_FIELDS)
+_IN_RECORD = " OR ".join(
+    f"instr(body, CAST('\"{field}\":' AS BLOB)) > 0" for field in _AGENT_FIELDS
+)
+_VERSION_2 = (
+    *(f"ALTER TABLE metric ADD COLUMN {field} TEXT" for field in _AGENT_FIELDS),
+    f"UPDATE metric SET {_FROM_RECORD} WHERE {_IN_RECORD}",  # noqa: S608 - our own field names
+    "CREATE INDEX metric_session_id ON metric (session_id, ts) WHERE session_id IS NOT NULL",
+)
+"""Reports group by these; until then they stood in the records alone."""
+
+MIGRATIONS: tuple[Sequence[str], ...] = (_VERSION_1, _VERSION_2)
 """Entry i brings a store of version i to i + 1. ``ts`` is microseconds since 1970, UTC.
 
 A later version adds columns behind those that are there: salvage reads rows by their place.
@@ -75,6 +92,7 @@ def has_its_tables(connection: sqlite3.Connection) -> bool:
 @lru_cache(maxsize=1)
 def _made_by(migrations: tuple[Sequence[str], ...]) -> frozenset[tuple[str, str]]:
     with closing(sqlite3.connect(":memory:")) as model:
+        _add_recorded(model)
         for statements in migrations:
             for statement in statements:
                 model.execute(statement)
@@ -95,8 +113,12 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     check_version(found, path)
     if not 0 <= found < wanted:
         raise DamagedStoreError(f"its version is given as {found}")
+    if found == 0 and has_its_tables(connection):  # only its number was lost
+        connection.execute(f"PRAGMA user_version = {wanted}")
+        return
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         _copy(connection, path, path.with_name(f"{path.name}.v{found}"))
+    _add_recorded(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         for statements in MIGRATIONS[found:]:
@@ -111,6 +133,22 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} could not be brought from store version {found} to {wanted}: {error}. "
             "It was left as it was."
         ) from error
+
+
+def _add_recorded(connection: sqlite3.Connection) -> None:
+    """Teach the connection ``recorded(body, field)``: a text of a record, NULL where it has none.
+
+    SQLite's own JSON is not in every build, and cuts a text at its first NUL.
+    """
+    connection.create_function("recorded", 2, _recorded, deterministic=True)
+
+
+def _recorded(body: bytes, field: str) -> str | None:
+    try:
+        value = _decode(body).get(field)
+    except msgspec.MsgspecError:  # damage, which is for a repair to find
+        return None
+    return value if isinstance(value, str) else None
 
 
 def _copy(connection: sqlite3.Connection, path: Path, target: Path) -> None:

@@ -45,6 +45,10 @@ DIMENSIONS: Mapping[str, str] = {
     "pr": "github_pr",
     "user": "user_id",
     "conversation": "conversation_id",
+    "session": "session_id",
+    "tool": "tool",
+    "skill": "skill",
+    "subagent": "subagent",
     "environment": "environment",
     "unpriced_reason": "unpriced_reason",
 }
@@ -105,6 +109,10 @@ class UsageQuery:
     github_pr: int | None = None
     user_id: str | None = None
     conversation_id: str | None = None
+    session_id: str | None = None
+    tool: str | None = None
+    skill: str | None = None
+    subagent: str | None = None
     environment: str | None = None
     unpriced: bool = False
 

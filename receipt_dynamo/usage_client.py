@@ -246,6 +246,13 @@ class UsageClient:
         """Return how many records of this destination wait in the spool, for all processes."""
         return pending_records(self.settings.spool_dir)
 
+    def waiting_files(self) -> int:
+        """Return how many files of this destination's spool wait: each process leaves one at least.
+
+        Cheap, however much they hold. Raises nothing.
+        """
+        return len(backlog(self.settings.spool_dir))
+
     def close(self, timeout: float = 5.0) -> None:
         """Flush and stop; return after ``timeout`` seconds at the latest. Raises nothing.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from receipt_label.executor import ContextThreadPoolExecutor
     from receipt_label.pricing import PriceBook, PriceFileError
     from receipt_label.tracker import AIUsageTracker, TrackerClosedError
+    from receipt_label.usage_logger import UsageLogger
 
 __all__ = [
     "CONTEXT_FIELDS",
@@ -39,6 +40,7 @@ __all__ = [
     "PriceFileError",
     "PutResult",
     "TrackerClosedError",
+    "UsageLogger",
     "UsageQuery",
     "__version__",
     "detect_environment",
@@ -55,6 +57,7 @@ _MODULES = {
     "receipt_label.executor": "ContextThreadPoolExecutor",
     "receipt_label.pricing": "PriceBook PriceFileError",
     "receipt_label.tracker": "AIUsageTracker TrackerClosedError",
+    "receipt_label.usage_logger": "UsageLogger",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -1,8 +1,11 @@
-"""``receipt-usage import``: recorded replies, from files into the store."""
+"""``receipt-usage import``: recorded replies and agents' transcripts, from files into the store."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,9 @@ from receipt_label.cli.selection import iso_time
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
     from receipt_label.importers.replies import FileTally, ReplyImporter
+    from receipt_label.importers.source import Source
+    from receipt_label.importers.transcript_importer import TranscriptImporter
+    from receipt_label.tracker import AIUsageTracker
 
 __all__ = ["command"]
 
@@ -22,11 +28,24 @@ _BAD_LINES_SHOWN = 20
 _REASONS = {
     "not_finished": "not finished yet",
     "not_usage": "no billable call",
+    "not_billed": "not billed",
+    "seen": "seen before",
+    "unfinished_line": "line not finished yet",
 }
+_Tell = Callable[[int], None]
+_REPLIES, _CLAUDE_CODE = "replies", "claude-code"
 
 
 @click.command(name="import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([_REPLIES, _CLAUDE_CODE]),
+    default=_REPLIES,
+    show_default=True,
+    help="What the files hold; transcripts are also found below directories.",
+)
 @click.option(
     "--at", metavar="TIME", help="Date replies that carry no time with this one (ISO 8601)."
 )
@@ -41,6 +60,7 @@ _REASONS = {
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def command(
     files: tuple[str, ...],
+    form: str,
     at: str | None,
     service: str | None,
     operation: str | None,
@@ -53,36 +73,40 @@ def command(
     stream, batch outputs of OpenAI and Anthropic), or one reply, or an array of replies. Importing
     a file again changes nothing. A line that is no reply is reported and the rest goes in; the
     exit code is 1 then.
+
+    With --format claude-code a file is a transcript of Claude Code, and a directory stands for all
+    transcripts below it: receipt-usage import --format claude-code ~/.claude/projects
     """
     time = iso_time("--at", at) if at is not None else None
     from receipt_dynamo import StoreError
     from receipt_label.cli.opening import open_client
-    from receipt_label.importers.replies import FileTally, ReplyImporter
     from receipt_label.tracker import AIUsageTracker
 
     bad_lines = _BadLines()
+    tallies: list[FileTally] = []
+    given = {name: value or None for name, value in attributes.items()}
     with open_client() as client:
         before = _calls(client)
         tracker = AIUsageTracker(client, strict=True)
-        importer = ReplyImporter(
-            tracker, service=service, operation=operation, at=time, on_bad=bad_lines.add
-        )
-        tallies = [FileTally("standard input" if file == "-" else file) for file in files]
-        given = {name: value or None for name, value in attributes.items()}
+        settings = {"service": service, "operation": operation, "at": time, "on_bad": bad_lines.add}
         try:
             with tracker.context(**given):
-                for file, tally in zip(files, tallies, strict=True):
-                    _import_file(importer, file, tally)
-                    bad_lines.end_of_file()
+                if form == _CLAUDE_CODE:
+                    _import_transcripts(tracker, files, tallies, bad_lines, settings)
+                else:
+                    _import_replies(tracker, files, tallies, bad_lines, settings)
             take_in(client)
         except StoreError:
             note(f"kept in the spool for the next command: {counted(client.pending(), 'record')}")
             raise
         new = _calls(client) - before
         unpriced = _calls(client, unpriced=True)
-    _say(tallies, new, unpriced)
+    _say(tallies, new, unpriced, what="reply" if form == _REPLIES else "call")
     if as_json:
-        write_json(_as_json(tallies, bad_lines.shown, new, unpriced))
+        summary = _as_json(tallies, bad_lines.shown, new, unpriced)
+        if form == _CLAUDE_CODE:
+            summary["uses"] = dict(sorted(_uses(tallies).items()))
+        write_json(summary)
     return 0 if all(tally.is_fine for tally in tallies) else 1
 
 
@@ -105,15 +129,81 @@ class _BadLines:
         self._in_file = 0
 
 
-def _import_file(importer: ReplyImporter, file: str, tally: FileTally) -> None:
+def _import_replies(
+    tracker: AIUsageTracker,
+    files: tuple[str, ...],
+    tallies: list[FileTally],
+    bad_lines: _BadLines,
+    settings: dict[str, Any],
+) -> None:
+    from receipt_label.importers.replies import FileTally, ReplyImporter
+
+    importer = ReplyImporter(tracker, **settings)
+    tallies += [FileTally("standard input" if file == "-" else file) for file in files]
+    for file, tally in zip(files, tallies, strict=True):
+        _import_file(importer, file, tally, lambda source: bytes_bar(source.name, source.size))
+        bad_lines.end_of_file()
+
+
+def _import_transcripts(
+    tracker: AIUsageTracker,
+    names: tuple[str, ...],
+    tallies: list[FileTally],
+    bad_lines: _BadLines,
+    settings: dict[str, Any],
+) -> None:
+    """Import the transcripts under ``names``, with one bar over all of them."""
+    from receipt_label.importers.replies import FileTally
+    from receipt_label.importers.transcript_importer import TranscriptImporter, find_transcripts
+
+    def refuse(directory: str, reason: str) -> None:
+        tallies.append(FileTally(directory, fault=reason))
+        note(f"{directory}: {reason}")
+
+    importer = TranscriptImporter(tracker, **settings)
+    files = find_transcripts(names, refuse)
+    sizes = {file: _size(file) for file in files}
+    done = 0
+    with bytes_bar(counted(len(files), "transcript"), sum(sizes.values())) as tell:
+        for file in files:
+            tally = FileTally("standard input" if file == "-" else file)
+            tallies.append(tally)
+            _import_file(importer, file, tally, _share_of(tell, done))
+            bad_lines.end_of_file()
+            done += sizes[file]
+        importer.finish()
+
+
+def _share_of(
+    tell: _Tell | None, start: int
+) -> Callable[[Source], AbstractContextManager[_Tell | None]]:
+    """Return the bar of one file among many: its part of the one that is there."""
+
+    def bar(_source: Source) -> AbstractContextManager[_Tell | None]:
+        return nullcontext(None if tell is None else lambda position: tell(start + position))
+
+    return bar
+
+
+def _size(file: str) -> int:
+    """Return how many bytes a file has; 0 for what has no size, or cannot be opened either."""
+    try:
+        return os.stat(file).st_size  # noqa: PTH116 - the text as the user gave it
+    except (OSError, ValueError):
+        return 0
+
+
+def _import_file(
+    importer: ReplyImporter | TranscriptImporter,
+    file: str,
+    tally: FileTally,
+    bar: Callable[[Source], AbstractContextManager[_Tell | None]],
+) -> None:
     """Import one file; what is wrong with it as a whole is one line, and the next one goes in."""
     from receipt_label.importers.source import SourceError, open_source
 
     try:
-        with (
-            open_source(file, datetime.now(UTC)) as source,
-            bytes_bar(source.name, source.size) as tell,
-        ):
+        with open_source(file, datetime.now(UTC)) as source, bar(source) as tell:
             importer.run(source, tally, tell)
     except SourceError as error:
         tally.fault = str(error)
@@ -131,17 +221,24 @@ def _skipped(tallies: list[FileTally]) -> Counter[str]:
     return sum((tally.skipped for tally in tallies), Counter[str]())
 
 
-def _say(tallies: list[FileTally], new: int, unpriced: int) -> None:
+def _uses(tallies: list[FileTally]) -> Counter[str]:
+    return sum((tally.uses for tally in tallies), Counter[str]())
+
+
+def _say(tallies: list[FileTally], new: int, unpriced: int, *, what: str) -> None:
     """Print the summary on standard error.
 
     Replies and new calls differ where a call was seen before, or had another inside it.
     """
     recorded = sum(tally.recorded for tally in tallies)
     inside = sum(tally.inside for tally in tallies)
-    parts = [f"{counted(recorded, 'reply', 'replies')} recorded"]
+    uses = _uses(tallies)
+    nouns = [counted(recorded, what, "replies" if what == "reply" else None)]
+    nouns += [counted(count, f"{kind} use") for kind, count in sorted(uses.items())]
+    parts = [f"{', '.join(nouns)} recorded"]
     if inside:
         parts[0] += f" with {counted(inside, 'further call')} inside"
-    if recorded:
+    if recorded or uses:
         parts[0] += f": {counted(max(0, new), 'call')} new in the store (seen again counts once)"
     skipped = _skipped(tallies)
     if skipped:

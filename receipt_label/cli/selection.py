@@ -28,6 +28,10 @@ GROUP_WORDS = (
     "pr",
     "user",
     "conversation",
+    "session",
+    "tool",
+    "skill",
+    "subagent",
     "environment",
 )
 """What ``--by`` may name."""
@@ -58,6 +62,10 @@ _OPTIONS = (
     click.option("--pr", type=click.IntRange(1, 10**12), help="Only this pull request."),
     click.option("--user", help="Only this user."),
     click.option("--conversation", help="Only this conversation."),
+    click.option("--session", help="Only this session of an agent."),
+    click.option("--tool", help="Only this tool."),
+    click.option("--skill", help="Only this skill."),
+    click.option("--subagent", help="Only this subagent."),
     click.option("--environment", help="Only this environment."),
 )
 
@@ -92,6 +100,10 @@ class Selection:
         pr: int | None,
         user: str | None,
         conversation: str | None,
+        session: str | None,
+        tool: str | None,
+        skill: str | None,
+        subagent: str | None,
         environment: str | None,
     ) -> Selection:
         """Return the selection of the options. Raises click.BadParameter (exit code 2)."""
@@ -118,6 +130,10 @@ class Selection:
             github_pr=pr,
             user_id=user,
             conversation_id=conversation,
+            session_id=session,
+            tool=tool,
+            skill=skill,
+            subagent=subagent,
             environment=environment,
         )
         return cls(query, timezone)

@@ -19,9 +19,9 @@ from receipt_label.usage import Reply, Skipped, read_reply
 if TYPE_CHECKING:
     from receipt_label.tracker import AIUsageTracker
 
-__all__ = ["FileTally", "ReplyImporter"]
+__all__ = ["TAKE_IN_EVERY", "FileTally", "ReplyImporter"]
 
-_TAKE_IN_EVERY = 5000  # records: bounds what waits in the spool, however long the file is
+TAKE_IN_EVERY = 5000  # records: bounds what waits in the spool, however long the file is
 _LINES_AT_ONCE = 256  # looked up together
 _FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 
@@ -43,6 +43,7 @@ class FileTally:
     dropped: int = 0
     dated_by_file: int = 0
     told_apart_by_time: int = 0
+    uses: Counter[str] = field(default_factory=Counter)
     file_time: datetime | None = None
     is_piped: bool = False
     fault: str | None = None
@@ -154,7 +155,7 @@ class ReplyImporter:
             tally.dated_by_file += by_file
             tally.told_apart_by_time += by_file and key is None
             self._waiting += 1
-        if self._waiting >= _TAKE_IN_EVERY:
+        if self._waiting >= TAKE_IN_EVERY:
             self._waiting = 0
             self._tracker.client.take_in()
 

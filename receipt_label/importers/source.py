@@ -20,7 +20,15 @@ from typing import IO
 
 from receipt_label.importers.exact_json import parse
 
-__all__ = ["STANDARD_INPUT", "Item", "Source", "SourceError", "open_source", "read_items"]
+__all__ = [
+    "STANDARD_INPUT",
+    "Item",
+    "Source",
+    "SourceError",
+    "open_source",
+    "read_items",
+    "read_lines",
+]
 
 STANDARD_INPUT = "-"
 MAX_LINE_BYTES = 256 << 20
@@ -39,11 +47,15 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One value of a file, or why it is none. ``place`` follows the file's name in messages."""
+    """One value of a file, or why it is none. ``place`` follows the file's name in messages.
+
+    ``unfinished``: the fault is of a last line without its end, which somebody may be writing.
+    """
 
     place: str
     value: object = None
     fault: str | None = None
+    unfinished: bool = False
 
 
 class _Meter(io.RawIOBase):
@@ -172,6 +184,11 @@ def read_items(source: Source) -> Iterator[Item]:
     yield from following
 
 
+def read_lines(source: Source) -> Iterator[Item]:
+    """Yield the values of a file that is JSON lines and nothing else; an empty one has none."""
+    return _lines(source.stream, 1)
+
+
 def _first_line(stream: IO[bytes]) -> tuple[int, bytes]:
     """Return the first line that is not blank, and its number."""
     number = 0
@@ -252,6 +269,6 @@ def _lines(stream: IO[bytes], number: int) -> Iterator[Item]:
             try:
                 value = parse(line)
             except ValueError as error:
-                yield Item(place, fault=str(error))
+                yield Item(place, fault=str(error), unfinished=not line.endswith(b"\n"))
             else:
                 yield Item(place, value)

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
@@ -83,11 +82,22 @@ class PriceBook:
 
         Raises PriceFileError, in one line, if the file is missing or wrong.
         """
+        from importlib.resources import files  # here, for who defers the book does without it
+
         overrides = RuleBook(version="none")
         if overrides_file is not None:
             overrides = load_price_file(Path(overrides_file))
         bundled = files("receipt_label.pricing").joinpath("per_request.toml").read_bytes()
         return cls(Catalog(), overrides, parse_price_file(bundled, "per_request.toml"))
+
+    @classmethod
+    def deferred(cls, overrides_file: Path | None = None) -> PriceBook:
+        """Return the book of ``load``, which is loaded when it is first asked.
+
+        For programs that record what needs no price. A price file with a mistake leaves calls
+        unpriced (``price_error``) and is logged.
+        """
+        return _DeferredPriceBook(overrides_file)
 
     def price(
         self,
@@ -284,6 +294,20 @@ class PriceBook:
         if listing is not None:
             names.append(listing.model.id.lower())
         return scope, list(dict.fromkeys(names)), listing
+
+
+class _DeferredPriceBook(PriceBook):
+    """A book whose pages are read when the first of them is looked up. Thread-safe: two threads
+    that look at once read the same."""
+
+    def __init__(self, overrides_file: Path | None) -> None:
+        self._overrides_file = overrides_file
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.__dict__.update(PriceBook.load(self._overrides_file).__dict__)
+        return self.__dict__[name]
 
 
 def _charged(

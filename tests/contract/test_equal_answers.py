@@ -29,6 +29,10 @@ CHOICES: dict[str, list[Any]] = {
     "github_pr": [None, 7, 12345678901],
     "user_id": [None, "u1", "ü2"],
     "conversation_id": [None, None, None, "c1"],
+    "session_id": [None, "s1", "s2"],
+    "tool": [None, None, "Bash", "ü"],
+    "skill": [None, None, "pdf"],
+    "subagent": [None, "Explore"],
     "environment": [None, "production"],
 }
 

@@ -31,6 +31,10 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "github_pr": (1, 2),
     "user_id": ("u1", "u2"),
     "conversation_id": ("c1", "c2"),
+    "session_id": ("s1", "s2"),
+    "tool": ("Bash", "Read"),
+    "skill": ("pdf", "docx"),
+    "subagent": ("Explore", "Plan"),
     "environment": ("production", "development"),
 }
 
@@ -102,6 +106,23 @@ def test_every_group_word_adds_up_to_the_whole(store: UsageStore, word: str) -> 
         assert keys == (["2026-11-21", "2026-12-31"] if word == "day" else ["2026-11", "2026-12"])
     else:
         assert {one, other} <= set(keys)
+
+
+@pytest.mark.parametrize("word", ["session", "tool", "skill", "subagent"])
+@pytest.mark.parametrize("asked", ["job_id", "batch_id", "github_pr", "user_id", "conversation_id"])
+def test_a_question_about_an_id_groups_by_what_agents_do(
+    store: UsageStore, asked: str, word: str
+) -> None:
+    """An index that does not hold a field answers no question about it: none counts as nameless."""
+    field, value = DIMENSIONS[word], FIELDS[asked][0]
+    one, other = FIELDS[field]
+    metrics = [make_metric(**{asked: value, field: name}) for name in (one, one, other)]
+    metrics += [make_metric(**{asked: value}), make_metric(**{field: one})]
+    write(store, metrics)
+    rows = store.summarize(UsageQuery(**{asked: value}), (word,), "UTC")
+    assert {row.group[word]: row.calls for row in rows} == {one: 2, other: 1, None: 1}
+    query = UsageQuery(**{asked: value, field: one})
+    assert store.summarize(query, (), "UTC")[0].calls == len(list(store.query(query))) == 2
 
 
 def test_groups_of_several_words_keep_their_order(store: UsageStore) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +14,8 @@ from receipt_dynamo import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.sqlite_pages import PageFile, log_of
 from receipt_dynamo.sqlite_record import read_varint
+from receipt_dynamo.sqlite_rows import COLUMNS, metric_row
+from receipt_dynamo.sqlite_schema import MIGRATIONS
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_dynamo.store import Batch, StoredRecord
 from tests.support import NOON, encode, make_metric
@@ -30,6 +34,22 @@ def write(
     records = [StoredRecord(metric, encode(metric)) for metric in metrics]
     with store.exclusive(5):
         store.write(Batch(records=records, gaps=gaps, segment=segment, position=position))
+
+
+def leave_version_1(path: Path, metrics: Sequence[AIUsageMetric]) -> None:
+    """Leave a store as the first version of this library wrote it: no column behind the record."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    columns = COLUMNS[: COLUMNS.index("body") + 1]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.executemany(
+            f"INSERT INTO metric ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",  # noqa: S608
+            [metric_row(metric, encode(metric))[: len(columns)] for metric in metrics],
+        )
+        connection.execute("PRAGMA user_version = 1")
 
 
 def many_metrics(count: int) -> list[AIUsageMetric]:
@@ -77,7 +97,7 @@ def pages_of_rows(path: Path) -> dict[str, frozenset[int]]:
                 size, place = read_varint(page, int.from_bytes(page[at : at + 2]))
                 _, place = read_varint(page, place)
                 (values,) = file._records(page, place, size, in_table=True)
-                if len(values) == 22:
+                if len(values) == len(COLUMNS) + 1:
                     chain = _chain(data, page, place, size)
                     found[str(values[3])] = frozenset({number, *chain})
     return found

@@ -412,7 +412,7 @@ def test_a_long_file_is_taken_in_as_it_is_read(
     run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch, usage_dir: Path
 ) -> None:
     """The spool does not grow with the file: its bound must never make an import lose records."""
-    monkeypatch.setattr(importing, "_TAKE_IN_EVERY", 10)
+    monkeypatch.setattr(importing, "TAKE_IN_EVERY", 10)
     waiting: list[int] = []
     monkeypatch.setattr(importing, "_LINES_AT_ONCE", 4)
     original = importing.ReplyImporter._record_all

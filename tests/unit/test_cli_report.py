@@ -194,6 +194,53 @@ def test_time_and_filters_choose_the_calls(run: Run, options: list[str], calls: 
     assert ran.json["total"]["calls"] == calls
 
 
+@pytest.fixture
+def of_agents(client: UsageClient) -> UsageClient:
+    """What two sessions of an agent did, beside a call of no session."""
+    at_work = {"service": "tool", "operation": "execute_tool", "cost_usd": Decimal(0)}
+    client.put_ai_usage_metrics(
+        [
+            metric(session_id="s1", subagent="Explore"),
+            metric(session_id="s1", model="Bash", tool="Bash", subagent="Explore", **at_work),
+            metric(session_id="s1", model="Bash", tool="Bash", **at_work),
+            metric(session_id="s2", model="Skill", tool="Skill", skill="pdf", **at_work),
+            metric(),
+        ]
+    )
+    return client
+
+
+@pytest.mark.usefixtures("of_agents")
+def test_sessions_tools_skills_and_subagents_are_words_of_a_report(run: Run) -> None:
+    """Alone and together; what belongs to none of them is the nameless row."""
+    for word, calls in (
+        ("session", {"s1": 3, "s2": 1, None: 1}),
+        ("tool", {"Bash": 2, "Skill": 1, None: 2}),
+        ("skill", {"pdf": 1, None: 4}),
+        ("subagent", {"Explore": 2, None: 3}),
+    ):
+        rows = run("report", "--by", word, "--json").json["rows"]
+        assert {row[word]: row["calls"] for row in rows} == calls
+    rows = run("report", "--by", "session,tool", "--json").json["rows"]
+    assert [(row["session"], row["tool"], row["cost_usd"]) for row in rows] == [
+        ("s1", "Bash", "0"), ("s1", None, "0.1"), ("s2", "Skill", "0"), (None, None, "0.1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("of_agents")
+def test_filters_choose_what_agents_did(run: Run) -> None:
+    """In a report and in an export alike."""
+    for options, calls in (
+        (["--session", "s1"], 3),
+        (["--tool", "Bash"], 2),
+        (["--tool", "bash"], 0),
+        (["--skill", "pdf"], 1),
+        (["--subagent", "Explore", "--tool", "Bash"], 1),
+    ):
+        assert run("report", *options, "--json").json["total"]["calls"] == calls
+        assert len(run("export", *options).out.splitlines()) == calls
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from receipt_label.pricing import PriceBook, PriceFileError
+from receipt_label.pricing import Price, PriceBook, PriceFileError, Unpriced
+from tests.support import NOON
 
 Load = Callable[[str], PriceBook]
 RULE = "[[price]]\nmodel = 'm'\n"
@@ -126,3 +128,22 @@ def test_the_example_of_the_documentation_is_a_price_file(load: Load) -> None:
     example, _, _ = rest.partition("```")
     sources = {entry.source for entry in load(example).models()}
     assert sources == {"override", "declared_free", "per_request", "genai-prices"}
+
+
+def test_a_deferred_book_is_read_when_it_is_first_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It prices as a loaded one does; a mistake in its file costs the price, never the call."""
+    path = tmp_path / "prices.toml"
+    book = PriceBook.deferred(path)
+    path.write_text("[[price]]\nmodel = 'm'\nservice = 's'\nfree = true\n")
+    asked: dict[str, Any] = {"service": "s", "model": "m", "timestamp": NOON, "usage": None}
+    assert book.price(**asked) == PriceBook.load(path).price(**asked)
+    assert isinstance(book.price(**asked), Price)
+    path.write_text("[[price]")
+    refused = PriceBook.deferred(path).price(**asked)
+    assert isinstance(refused, Unpriced)
+    assert refused.reason == "price_error"
+    assert "pricing of s m failed" in caplog.text
+    with pytest.raises(PriceFileError, match="is not TOML"):
+        PriceBook.deferred(path).models()

@@ -77,6 +77,7 @@ METRICS = st.builds(
     input_tokens=st.one_of(st.none(), st.integers(0, 9)),
     cost_usd=st.one_of(st.none(), st.sampled_from(["0.1", "0.2"]).map(Decimal)),
     job_id=st.sampled_from([None, "j"]),
+    tool=st.sampled_from([None, "Bash"]),
     error=st.sampled_from([None, "e"]),
 )
 GAPS = st.builds(
@@ -95,6 +96,7 @@ QUERIES = st.builds(
     until=st.sampled_from([None, NOON + timedelta(days=2)]),
     service=st.sampled_from([None, "openai"]),
     job_id=st.sampled_from([None, "j"]),
+    tool=st.sampled_from([None, "Bash"]),
     unpriced=st.booleans(),
 )
 

@@ -133,23 +133,24 @@ def migration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIGRATIONS", EXTENDED)
 
 
+VERSION = len(schema.MIGRATIONS)
 EXTENDED = (*schema.MIGRATIONS, ("ALTER TABLE metric ADD COLUMN later TEXT DEFAULT 'new'",))
 
 
 def test_an_older_store_is_copied_then_migrated(
     store: SqliteStore, request: pytest.FixtureRequest
 ) -> None:
-    """Nothing is lost, and usage.db.v1 is a complete store: the way back."""
+    """Nothing is lost, and usage.db.v<N> is a complete store: the way back."""
     metrics = [make_metric(request_id=f"{n:02}") for n in range(50)]
     write(store, *metrics)
     request.getfixturevalue("migration")
     assert list(store.query(ALL)) == metrics
-    backup = store.path.with_name("usage.db.v1")
+    backup = store.path.with_name(f"usage.db.v{VERSION}")
     assert backup.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(store.path)) as now, closing(sqlite3.connect(backup)) as before:
-        assert now.execute("PRAGMA user_version").fetchone() == (2,)
+        assert now.execute("PRAGMA user_version").fetchone() == (VERSION + 1,)
         assert now.execute("SELECT DISTINCT later FROM metric").fetchall() == [("new",)]
-        assert before.execute("PRAGMA user_version").fetchone() == (1,)
+        assert before.execute("PRAGMA user_version").fetchone() == (VERSION,)
         assert before.execute("SELECT count(*) FROM metric").fetchone() == (50,)
     assert not list(store.path.parent.glob("*.partial"))
     write(store, make_metric())
@@ -165,7 +166,9 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", broken)
         patch.setattr(module, "MIGRATIONS", broken)
-        with pytest.raises(StoreError, match=r"from store version 1 to 3.*left as it was"):
+        with pytest.raises(
+            StoreError, match=f"from store version {VERSION} to {VERSION + 2}.*left as it was"
+        ):
             list(store.query(ALL))
     assert len(list(store.query(ALL))) == 1
     write(store, make_metric())
@@ -177,7 +180,7 @@ def test_a_newer_store_is_refused_in_one_line(store: SqliteStore) -> None:
     with closing(sqlite3.connect(store.path)) as connection:
         connection.execute("PRAGMA user_version = 7")
     before = store.path.read_bytes()
-    with pytest.raises(StoreVersionError, match=r"version 7.*knows 1.*Upgrade") as read:
+    with pytest.raises(StoreVersionError, match=f"version 7.*knows {VERSION}.*Upgrade") as read:
         list(store.query(ALL))
     with pytest.raises(StoreVersionError):
         write(store, make_metric())
