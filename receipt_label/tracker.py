@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from receipt_dynamo import (
@@ -35,6 +35,8 @@ from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped, Usage
 
 __all__ = ["AIUsageTracker", "TrackerClosedError"]
+
+_Client = TypeVar("_Client")
 
 _log = logging.getLogger("receipt_label.tracker")
 _MAX_FAULTS = 1000
@@ -298,6 +300,20 @@ class AIUsageTracker:
             )
         answers = self._client.put_ai_usage_metrics(metrics)
         return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
+
+    def wrap(self, client: _Client, *, include_usage: bool = False) -> _Client:
+        """Return a client like ``client`` (OpenAI, Anthropic, ...) whose every call is recorded.
+
+        Its type, replies, errors, streams and requests stay as they are. ``client`` itself stays
+        bare, and shares its connections with the result. Wrapped twice it counts once.
+
+        ``include_usage`` asks for the usage of OpenAI's chat and completion streams, and hides the
+        chunk that brings it; nothing else ever changes a request. Raises TypeError for what is no
+        client known here.
+        """
+        from receipt_label.instrumentation import wrap_client
+
+        return wrap_client(self, client, include_usage=include_usage)
 
     def _check_open(self) -> None:
         if self._closed:
