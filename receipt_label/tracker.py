@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
 from receipt_dynamo import (
@@ -33,6 +33,9 @@ from receipt_label.pricing import PriceBook
 from receipt_label.reply_metric import ReplyTimes, metrics_of_reply, price_fields, request_id_of
 from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped, Usage
+
+if TYPE_CHECKING:
+    from receipt_label.batch_output import BatchOutput
 
 __all__ = ["AIUsageTracker", "TrackerClosedError"]
 
@@ -314,6 +317,25 @@ class AIUsageTracker:
         from receipt_label.instrumentation import wrap_client
 
         return wrap_client(self, client, include_usage=include_usage)
+
+    def record_batch_output(
+        self,
+        content: object,
+        *,
+        timestamp: datetime | float | None = None,
+        **fields: Any,
+    ) -> BatchOutput:
+        """Record the calls of a batch from its output, at the price of batches.
+
+        ``content`` is the output of OpenAI's, Anthropic's, Gemini's or Bedrock's batch API: text or
+        bytes (JSON lines), what ``client.files.content(...)`` returned, or an iterable of results.
+        The same output recorded again counts once; for replies that say no time (Anthropic's,
+        embeddings) that takes the same ``timestamp`` again: give the batch's own end, a datetime or
+        seconds since 1970. ``fields`` as in ``record``. Raises TypeError for what is no output.
+        """
+        from receipt_label.batch_output import record_output
+
+        return record_output(self, content, timestamp=timestamp, **fields)
 
     def _check_open(self) -> None:
         if self._closed:

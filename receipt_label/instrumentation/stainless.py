@@ -48,7 +48,7 @@ class Dialect:
     """What one vendor's SDK does its own way. The default suits any."""
 
     def service(self, client: Any) -> str | None:
-        """Return the service, where neither the address nor the reply tells it."""
+        """Return the service where the client knows it better than address and reply."""
         return None
 
     def prepare(self, exchange: Exchange, options: Any) -> Any:
