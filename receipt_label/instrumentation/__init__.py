@@ -38,10 +38,16 @@ _Client = TypeVar("_Client")
 _WRAPPERS = {
     "openai": "receipt_label.instrumentation.openai",
     "anthropic": "receipt_label.instrumentation.anthropic",
+    "google.genai": "receipt_label.instrumentation.google_genai",
+    "googlemaps": "receipt_label.instrumentation.google_maps",
+    "botocore.client": "receipt_label.instrumentation.bedrock",
 }
 """Module of a client's class, or a package above it -> the module that wraps it."""
 
-_KNOWN = "openai.OpenAI, AzureOpenAI, anthropic.Anthropic and their async forms"
+_KNOWN = (
+    "openai.OpenAI, AzureOpenAI, anthropic.Anthropic and their async forms, google.genai.Client, "
+    "boto3's bedrock-runtime, googlemaps.Client"
+)
 
 
 def wrap_client(
