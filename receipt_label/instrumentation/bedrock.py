@@ -72,7 +72,30 @@ def _begin(instrument: Instrument, client: Any, operation_name: str, params: Any
         f"https://bedrock-runtime.{region}.amazonaws.com/model/{quote(model or '', safe='')}/"
         f"{_ACTIONS[operation_name]}"
     )
-    return instrument.begin(url=url, service="aws", request_model=model)
+    if instrument.begin() is None:
+        return None
+    return _BedrockCall(instrument, url, "aws", None, model)
+
+
+class _BedrockCall(Call):
+    """A call whose failure says more than its type."""
+
+    __slots__ = ()
+
+    def fail(
+        self,
+        error: BaseException,
+        *,
+        http_status: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record that it failed, with the status and the attempts that botocore's error knows."""
+        response = getattr(error, "response", None)
+        said = response.get("ResponseMetadata") if isinstance(response, dict) else None
+        if isinstance(said, dict):
+            http_status = said.get("HTTPStatusCode", http_status)
+            metadata = {**attempts_of(said), **(metadata or {})}
+        super().fail(error, http_status=http_status, metadata=metadata)
 
 
 def model_of(model_id: object) -> str | None:
@@ -92,7 +115,7 @@ def model_of(model_id: object) -> str | None:
 
 def _answered(call: Call, operation_name: str, result: Any) -> Any:
     response = result.get("ResponseMetadata") or {}
-    metadata = _attempts(response)
+    metadata = attempts_of(response)
     if operation_name == "Converse":
         call.reply(result, metadata=metadata)
         return result
@@ -104,7 +127,7 @@ def _answered(call: Call, operation_name: str, result: Any) -> Any:
     return result
 
 
-def _attempts(response: Mapping[str, Any]) -> dict[str, Any]:
+def attempts_of(response: Mapping[str, Any]) -> dict[str, Any]:
     """Note how often boto3 tried, where it was more than once."""
     retries = response.get("RetryAttempts")
     return {"attempts": retries + 1} if type(retries) is int and retries > 0 else {}
@@ -180,7 +203,7 @@ class _Body:
                 self._pieces = None
 
     def reply(self) -> object:
-        """Return the body as an object with the headers in it, which count where it says nothing."""
+        """Return the body with the headers in it, which count where it says nothing itself."""
         said: dict[str, Any] = {}
         try:
             read = json.loads(b"".join(self._pieces or ()), parse_float=Decimal)
