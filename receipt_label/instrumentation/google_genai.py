@@ -144,6 +144,13 @@ class _BodyStream(ChunkStream):
 
     __slots__ = ()
 
+    def fail(self, error: BaseException) -> None:
+        """Record a call that broke, with the HTTP status of a refusal."""
+        status = status_of(error)
+        if status is not None:
+            self.metadata["http_status"] = status
+        super().fail(error)
+
     def reply(self) -> object:
         """Return the chunks, read only now."""
         bodies = [_body(chunk) for chunk in self._chunks.all()]
@@ -178,8 +185,7 @@ class _Api(Twin):
             call = state.begin(args, kwargs, self)
             if call is None:
                 return chunks
-            record = state.stream(call)
-            return watch_iterator(record, _noting_status(record, chunks))
+            return watch_iterator(state.stream(call), chunks)
         except Exception as fault:
             log_fault(fault)
             return chunks
@@ -188,8 +194,7 @@ class _Api(Twin):
         state: _State = state_of(self)
 
         def finish(call: Call, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
-            record = state.stream(call)
-            return watch_async_iterator(record, _noting_status_async(record, chunks))
+            return watch_async_iterator(state.stream(call), chunks)
 
         streamed: AsyncIterator[Any] = await observe(
             super().async_request_streamed,  # type: ignore[misc]
@@ -271,31 +276,6 @@ def _answered(call: Call, answer: Any) -> Any:
     body = _body(answer)
     call.reply(body or None)
     return answer
-
-
-def _noting_status(record: ChunkStream, chunks: Iterator[Any]) -> Iterator[Any]:
-    try:
-        yield from chunks
-    except Exception as error:
-        _note(record, error)
-        raise
-
-
-async def _noting_status_async(
-    record: ChunkStream, chunks: AsyncIterator[Any]
-) -> AsyncIterator[Any]:
-    try:
-        async for chunk in chunks:
-            yield chunk
-    except Exception as error:
-        _note(record, error)
-        raise
-
-
-def _note(record: ChunkStream, error: Exception) -> None:
-    status = status_of(error)
-    if status is not None:
-        record.metadata["http_status"] = status
 
 
 def _watched_http(api: Any, name: str, methods: type[Twin]) -> Any:
