@@ -144,6 +144,10 @@ class _BodyStream(ChunkStream):
 
     __slots__ = ()
 
+    def take(self, chunk: Any) -> None:
+        """Note a chunk. Early versions hand out dicts, and take what they know out of them."""
+        super().take({**chunk} if isinstance(chunk, dict) else chunk)
+
     def fail(self, error: BaseException) -> None:
         """Record a call that broke, with the HTTP status of a refusal."""
         status = status_of(error)

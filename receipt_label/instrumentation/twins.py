@@ -29,7 +29,7 @@ def twin_of(client: Any, methods: type[Twin], state: object) -> Any:
 
     A twin of a twin is one of the client itself: wrapped again, a call counts once.
     """
-    twin = object.__new__(_class_of(bare_class(type(client)), methods))
+    twin: Any = object.__new__(_class_of(bare_class(type(client)), methods))
     twin.__dict__ = client.__dict__
     object.__setattr__(twin, _STATE, (state, client))
     return twin
@@ -47,6 +47,6 @@ def bare_class(kind: type) -> type:
 
 
 @lru_cache(maxsize=16)
-def _class_of(base: type, methods: type) -> type:
+def _class_of(base: Any, methods: Any) -> type:
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (methods, base), {"__slots__": (_STATE,), **names})

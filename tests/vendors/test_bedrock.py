@@ -217,6 +217,8 @@ def test_a_method_is_the_same_wrapped_and_counts_once(
 ) -> None:
     """Equal results, the same requests on the wire, one record with its tokens and cost."""
     call, said, expected = CALLS[name]
+    if name == "count_tokens" and not hasattr(client_of(), name):
+        pytest.skip("not in this version of boto3")
     results, wire = [], []
     for client in (client_of(), tracker.wrap(client_of())):
         server.script(said())

@@ -65,7 +65,12 @@ def refusal(status: int = 429, kind: str = "RESOURCE_EXHAUSTED") -> Answer:
     return reply(body, status=status)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::google.genai._common.ExperimentalWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:The generate_images method is deprecated")]
+if not hasattr(genai.Client, "close"):  # an old version, which leaves connections open
+    pytestmark += [
+        pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+        pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    ]
 
 Client = Callable[..., genai.Client]
 Run = Callable[[Any], Any]
@@ -102,9 +107,10 @@ def client_of(server: VendorServer, run: Run) -> Iterator[Client]:
         run(close(one))
 
 
-async def close(client: genai.Client) -> None:
-    client.close()
-    await client.aio.aclose()
+async def close(client: Any) -> None:
+    if hasattr(client, "close"):  # versions before 1.40 leave that to the garbage collector
+        client.close()
+        await client.aio.aclose()
 
 
 def seen(value: Any) -> Any:
@@ -246,6 +252,8 @@ def test_neither_client_closes_the_other_when_it_is_dropped(
 ) -> None:
     """The SDK closes connections when a client is collected: here only once both are gone."""
     bare = client_of()
+    if not hasattr(bare, "close"):
+        pytest.skip("not in this version of google-genai")
     tracker.wrap(bare)
     gc.collect()
     server.script(GEMINI)
@@ -292,6 +300,7 @@ def test_each_request_of_automatic_function_calling_is_a_call(
         """Return the total of a receipt."""
         return len(receipt)
 
+    total_of.__annotations__ = {"receipt": str, "return": int}  # old versions read no strings
     client = tracker.wrap(client_of())
     config = types.GenerateContentConfig(tools=[total_of])
     with warnings.catch_warnings():
@@ -341,6 +350,8 @@ def test_what_the_sdk_tries_again_counts_once(
     server: VendorServer, tracker: AIUsageTracker, client_of: Client, records: Records
 ) -> None:
     """Two refusals and an answer are one call (trouble 35)."""
+    if not hasattr(types, "HttpRetryOptions"):
+        pytest.skip("not in this version of google-genai")
     retry = types.HttpRetryOptions(attempts=3, initial_delay=0.001, max_delay=0.002)
     client = tracker.wrap(client_of(retry_options=retry))
     server.script(refusal(503), refusal(503), GEMINI)
@@ -554,6 +565,8 @@ def test_interactions_are_recorded(
 ) -> None:
     """They go past the API client of the SDK: whole, streamed, and refused after retries."""
     bare, client = client_of(), tracker.wrap(client_of())
+    if not hasattr(bare, "interactions"):
+        pytest.skip("not in this version of google-genai")
 
     async def create(one: Any, **changes: Any) -> Any:
         result = (one.aio if asynchronous else one).interactions.create(

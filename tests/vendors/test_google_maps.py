@@ -71,7 +71,7 @@ CALLS: dict[str, Row] = {
         "place_details", "Places - Place Details", "atmosphere", "0.022",
     ),
     "place, both": (
-        lambda maps: maps.place("id", fields=["reviews", "opening_hours"]),
+        lambda maps: maps.place("id", fields=["price_level", "opening_hours"]),
         "place_details", "Places - Place Details", ALL, "0.025",
     ),
     "place, its id": (
