@@ -24,7 +24,7 @@ class Twin:
         """Close nothing: connections are closed by the client that opened them, or by ``close``."""
 
 
-def twin_of(client: Any, methods: type[Twin], state: object) -> Any:
+def twin_of(client: Any, methods: Any, state: object) -> Any:
     """Return a twin of ``client`` with these methods over its own. It holds ``client``.
 
     A twin of a twin is one of the client itself: wrapped again, a call counts once.

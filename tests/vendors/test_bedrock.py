@@ -35,6 +35,12 @@ _ids = iter(range(10**9))
 
 Client = Callable[..., Any]
 
+# boto3 leaves the connection of a dropped stream to the garbage collector, wrapped or not.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 @cache
 def converse_body() -> dict[str, Any]:
@@ -375,16 +381,9 @@ def test_a_body_that_nobody_reads_is_known_by_its_headers(
     assert [(record.input_tokens, record.output_tokens) for record in found] == [(100, 20)] * 2
 
 
-# boto3 leaves the connection of a dropped stream to the garbage collector, wrapped or not.
-_DROPPED = (
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-)
 STREAM_ENDS = ["exhausted", "closed", "broken off", "dropped", "exception", "cut"]
 
 
-@_DROPPED[0]
-@_DROPPED[1]
 @pytest.mark.parametrize("end", STREAM_ENDS)
 @pytest.mark.parametrize("streamed", [converse_stream, invoke_stream])
 def test_a_stream_is_recorded_once_however_it_ends(
