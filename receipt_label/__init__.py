@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from receipt_label.aws_lambda import flush_after_invocation
     from receipt_label.context import CONTEXT_FIELDS, wrap_context
     from receipt_label.executor import ContextThreadPoolExecutor
+    from receipt_label.masking import mask
     from receipt_label.pricing import PriceBook, PriceFileError
     from receipt_label.tracker import AIUsageTracker, TrackerClosedError
     from receipt_label.usage_logger import UsageLogger
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "detect_environment",
     "flush_after_invocation",
+    "mask",
     "open_usage_client",
     "wrap_context",
 ]
@@ -55,6 +57,7 @@ _MODULES = {
     "receipt_label.aws_lambda": "flush_after_invocation",
     "receipt_label.context": "CONTEXT_FIELDS wrap_context",
     "receipt_label.executor": "ContextThreadPoolExecutor",
+    "receipt_label.masking": "mask",
     "receipt_label.pricing": "PriceBook PriceFileError",
     "receipt_label.tracker": "AIUsageTracker TrackerClosedError",
     "receipt_label.usage_logger": "UsageLogger",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply, Usage
 
 __all__ = ["ReplyTimes", "metrics_of_reply", "price_fields", "request_id_of"]
+
+Mask = Callable[[dict[str, Any]], None]
 
 MIN_ID_CHARACTERS = 20
 """Vendors' ids below this length repeat (``chatcmpl-887``, ``stub``): they are no identity."""
@@ -125,20 +127,22 @@ def metrics_of_reply(
     timestamp: datetime,
     request_id: str,
     fields: dict[str, Any],
+    mask: Mask,
 ) -> list[AIUsageMetric]:
     """Return the metric of a reply, and of each call that the vendor made inside it.
 
     ``fields`` are the caller's: attribution, latency, own cost (which covers the calls inside).
+    ``mask`` is shown the fields of each metric before it is made, and may change them.
     What the vendor wrote never costs the call: figures that a metric refuses go, and it is kept
     unpriced. Raises ValueError for the caller's own fields only.
     """
-    metrics = [_metric(reply, book, timestamp, request_id, fields)]
+    metrics = [_metric(reply, book, timestamp, request_id, fields, mask)]
     if reply.also:
         inner = {name: value for name, value in fields.items() if name != "latency_ms"}
         if inner.get("cost_usd") is not None:
             inner["cost_usd"] = Decimal(0)
         metrics += [
-            _metric(other, book, timestamp, _inner_id(request_id, number), inner)
+            _metric(other, book, timestamp, _inner_id(request_id, number), inner, mask)
             for number, other in enumerate(reply.also, 1)
         ]
     return metrics
@@ -151,12 +155,17 @@ def _inner_id(request_id: str, number: int) -> str:
 
 
 def _metric(
-    reply: Reply, book: PriceBook, timestamp: datetime, request_id: str, fields: dict[str, Any]
+    reply: Reply,
+    book: PriceBook,
+    timestamp: datetime,
+    request_id: str,
+    fields: dict[str, Any],
+    mask: Mask,
 ) -> AIUsageMetric:
     try:
-        return _build(reply, book, timestamp, request_id, fields)
+        return _build(reply, book, timestamp, request_id, fields, mask)
     except ValueError as refused:
-        return _build(_reduced(reply, refused), book, timestamp, request_id, fields)
+        return _build(_reduced(reply, refused), book, timestamp, request_id, fields, mask)
 
 
 def _reduced(reply: Reply, refused: ValueError) -> Reply:
@@ -195,6 +204,7 @@ def _build(
     timestamp: datetime,
     request_id: str,
     fields: dict[str, Any],
+    mask: Mask,
 ) -> AIUsageMetric:
     usage = reply.usage
     merged: dict[str, Any] = {
@@ -233,6 +243,7 @@ def _build(
                 fault=reply.fault,
             )
         )
+    mask(merged)
     return AIUsageMetric(**merged)
 
 

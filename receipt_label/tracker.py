@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
 from receipt_dynamo import (
@@ -28,12 +28,18 @@ from receipt_dynamo import (
     open_usage_client,
 )
 from receipt_label import context as contexts
+from receipt_label.masking import RecordMask
 from receipt_label.pricing import PriceBook
 from receipt_label.reply_metric import ReplyTimes, metrics_of_reply, price_fields, request_id_of
 from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped, Usage
 
+if TYPE_CHECKING:
+    from receipt_label.batch_output import BatchOutput
+
 __all__ = ["AIUsageTracker", "TrackerClosedError"]
+
+_Client = TypeVar("_Client")
 
 _log = logging.getLogger("receipt_label.tracker")
 _MAX_FAULTS = 1000
@@ -54,6 +60,10 @@ class AIUsageTracker:
     raise. ``client`` defaults to the one for this environment, which ``close`` then closes too;
     ``prices`` is a PriceBook or the path of a price file (default: ``RECEIPT_USAGE_PRICES``).
 
+    Metadata and errors are masked before anything is written (:func:`receipt_label.mask`).
+    ``mask`` is a callable that does more of it, or False for none at all. Metadata under the names
+    of prompts and replies (``messages``, ``prompt``) is kept only with ``record_content=True``.
+
     Raises ConfigurationError when the environment names no usable store, PriceFileError for a price
     file with a mistake: both when the tracker is made, never later.
     """
@@ -64,9 +74,14 @@ class AIUsageTracker:
         *,
         strict: bool = False,
         prices: PriceBook | Path | str | None = None,
+        mask: Callable[[Any], Any] | bool | None = None,
+        record_content: bool = False,
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self.strict = strict
+        self._mask = RecordMask(
+            mask, record_content=record_content, on_failure=self._note_mask_failure
+        )
         self._owns_client = client is None
         self._client = open_usage_client() if client is None else client
         self._book = _load_book(prices, self._client.settings.prices)
@@ -118,7 +133,7 @@ class AIUsageTracker:
                 with suppress(Exception):  # an error without text
                     self._log_fault(f"{error}. It is left out of the context")
             else:
-                good[name] = getattr(probe, name)
+                good[name] = self._mask.id(getattr(probe, name))
         return contexts.ContextScope(good)
 
     def record(
@@ -152,10 +167,10 @@ class AIUsageTracker:
         try:
             self._check_open()
             merged = {**self._defaults, **contexts.current()}
-            metadata = _merged_metadata(merged.pop("metadata", None), metadata)
+            merged["metadata"] = _merged_metadata(merged.get("metadata"), metadata)
             for name, value in fields.items():
                 if value is not None:
-                    merged[name] = _as_id(name, value)
+                    merged[name] = self._mask.id(_as_id(name, value))
             time = self._now() if timestamp is None else timestamp
             if cost_usd is not None:
                 merged["cost_usd"] = cost_usd
@@ -181,6 +196,7 @@ class AIUsageTracker:
                         fault=_fault(usage, merged.get("error")),
                     )
                 )
+            self._mask.apply(merged)
             metric = AIUsageMetric(
                 service=service,  # type: ignore[arg-type]  # None is refused there, by name
                 model=model,  # type: ignore[arg-type]
@@ -194,7 +210,6 @@ class AIUsageTracker:
                 cache_write_tokens=cache_write_tokens,
                 reasoning_tokens=reasoning_tokens,
                 usage_details=usage_details or _NO_METADATA,
-                metadata=metadata,
                 **merged,
             )
         except Exception as error:
@@ -262,7 +277,7 @@ class AIUsageTracker:
             merged["metadata"] = _merged_metadata(merged.get("metadata"), metadata)
             for name, value in fields.items():
                 if value is not None:
-                    merged[name] = _as_id(name, value)
+                    merged[name] = self._mask.id(_as_id(name, value))
             time = timestamp or reply.created or fallback_timestamp
             if time is None:
                 time = self._times.of(reply, self._now())
@@ -275,6 +290,7 @@ class AIUsageTracker:
                 timestamp=time,
                 request_id=identity or mint_request_id(),
                 fields=merged,
+                mask=self._mask.apply,
             )
         except Exception as error:
             usage = getattr(reply, "usage", None)
@@ -287,6 +303,39 @@ class AIUsageTracker:
             )
         answers = self._client.put_ai_usage_metrics(metrics)
         return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
+
+    def wrap(self, client: _Client, *, include_usage: bool = False) -> _Client:
+        """Return a client like ``client`` (OpenAI, Anthropic, ...) whose every call is recorded.
+
+        Its type, replies, errors, streams and requests stay as they are. ``client`` itself stays
+        bare, and shares its connections with the result. Wrapped twice it counts once.
+
+        ``include_usage`` asks for the usage of OpenAI's chat and completion streams, and hides the
+        chunk that brings it; nothing else ever changes a request. Raises TypeError for what is no
+        client known here.
+        """
+        from receipt_label.instrumentation import wrap_client
+
+        return wrap_client(self, client, include_usage=include_usage)
+
+    def record_batch_output(
+        self,
+        content: object,
+        *,
+        timestamp: datetime | float | None = None,
+        **fields: Any,
+    ) -> BatchOutput:
+        """Record the calls of a batch from its output, at the price of batches.
+
+        ``content`` is the output of OpenAI's, Anthropic's, Gemini's or Bedrock's batch API: text or
+        bytes (JSON lines), what ``client.files.content(...)`` returned, or an iterable of results.
+        The same output recorded again counts once; for replies that say no time (Anthropic's,
+        embeddings) that takes the same ``timestamp`` again: give the batch's own end, a datetime or
+        seconds since 1970. ``fields`` as in ``record``. Raises TypeError for what is no output.
+        """
+        from receipt_label.batch_output import record_output
+
+        return record_output(self, content, timestamp=timestamp, **fields)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -328,7 +377,13 @@ class AIUsageTracker:
                 return
             self._faults.add(key)
         with suppress(Exception):  # a log handler of the pipeline's may raise
-            _log.error("%s (%s)", what, place)
+            _log.error("%s (%s)", self._mask.message(what), place)
+
+    def _note_mask_failure(self, kind: str) -> None:
+        with suppress(Exception):
+            self._log_fault(
+                f"the mask failed with {kind}: the content is dropped, the figures stay"
+            )
 
     def _forget_after_fork(self) -> None:
         """Take new locks in a child: a thread of the parent's may have held the old ones."""

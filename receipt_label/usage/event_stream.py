@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from receipt_label.usage.figures import Json, first, inner, items
 
 DONE: Final = "[DONE]"
+_METRICS: Final = "amazon-bedrock-invocationMetrics"  # in the last piece of any model's
 
 
 class Folded(NamedTuple):
@@ -234,7 +235,7 @@ def _fold_last(chunks: list[Json]) -> Folded:
     """Take the last chunk with a usage of a stream that is of no known kind."""
     bodies = [chunk for chunk in chunks if DONE not in chunk] or [{}]
     body = next((chunk for chunk in reversed(bodies) if chunk.get("usage")), bodies[-1])
-    return Folded(body, len(bodies) < len(chunks) or bool(body.get("usage")))
+    return Folded(body, len(bodies) < len(chunks) or bool(body.get("usage")) or _METRICS in body)
 
 
 def _starts(*prefixes: str) -> Callable[[Json], bool]:

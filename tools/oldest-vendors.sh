@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Make .venv/others/vendors, where wrapped clients are held against the oldest SDKs of vendors that
+# are supported (tests/vendors/test_oldest.py). openai 1.66 is the first with the Responses API,
+# anthropic 0.50 and google-genai 1.10 are of the same spring (March and April 2025). googlemaps 4.6
+# is the first that may talk to another address; boto3 is the oldest that pyproject.toml allows.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+oldest=(openai==1.66.0 anthropic==0.50.0 google-genai==1.10.0 googlemaps==4.6.0 boto3==1.40.10 botocore==1.40.10)
+venv=.venv/others/vendors
+if [ "$(cat "$venv/.installed" 2>/dev/null)" = "${oldest[*]}" ]; then
+  exit 0
+fi
+.venv/bin/python -m venv --clear --without-pip "$venv"
+# Everything else as developers have it, so that only the SDKs differ.
+others='boto3|botocore|s3transfer|urllib3|tenacity|websockets'
+grep -vE "^(openai|anthropic|google-genai|googlemaps|$others)==" constraints.txt >"$venv/constraints.txt"
+.venv/bin/python -m pip --python "$venv/bin/python" install -q -c "$venv/constraints.txt" \
+  "${oldest[@]}" genai-prices hypothesis msgspec pytest pytest-timeout tenacity
+echo "${oldest[*]}" >"$venv/.installed"
