@@ -23,8 +23,10 @@ if TYPE_CHECKING:
         open_usage_client,
     )
     from receipt_label.aws_lambda import flush_after_invocation
-    from receipt_label.context import CONTEXT_FIELDS, wrap_context
-    from receipt_label.executor import ContextThreadPoolExecutor
+    from receipt_label.carry import context_environment, wrap_context
+    from receipt_label.context import CONTEXT_FIELDS
+    from receipt_label.executor import ContextProcessPoolExecutor, ContextThreadPoolExecutor
+    from receipt_label.operations import Operation
     from receipt_label.pricing import PriceBook, PriceFileError
     from receipt_label.tracker import AIUsageTracker, TrackerClosedError
 
@@ -32,15 +34,18 @@ __all__ = [
     "CONTEXT_FIELDS",
     "AIUsageMetric",
     "AIUsageTracker",
+    "ContextProcessPoolExecutor",
     "ContextThreadPoolExecutor",
     "Environment",
     "FlushReport",
+    "Operation",
     "PriceBook",
     "PriceFileError",
     "PutResult",
     "TrackerClosedError",
     "UsageQuery",
     "__version__",
+    "context_environment",
     "detect_environment",
     "flush_after_invocation",
     "open_usage_client",
@@ -51,8 +56,10 @@ _MODULES = {
     "receipt_dynamo": "AIUsageMetric Environment FlushReport PutResult UsageQuery __version__ "
     "detect_environment open_usage_client",
     "receipt_label.aws_lambda": "flush_after_invocation",
-    "receipt_label.context": "CONTEXT_FIELDS wrap_context",
-    "receipt_label.executor": "ContextThreadPoolExecutor",
+    "receipt_label.carry": "context_environment wrap_context",
+    "receipt_label.context": "CONTEXT_FIELDS",
+    "receipt_label.executor": "ContextProcessPoolExecutor ContextThreadPoolExecutor",
+    "receipt_label.operations": "Operation",
     "receipt_label.pricing": "PriceBook PriceFileError",
     "receipt_label.tracker": "AIUsageTracker TrackerClosedError",
 }

@@ -18,7 +18,7 @@ from receipt_label.pricing import Price, PriceBook
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply, Usage
 
-__all__ = ["ReplyTimes", "metrics_of_reply", "price_fields", "request_id_of"]
+__all__ = ["ReplyTimes", "in_variant", "metrics_of_reply", "price_fields", "request_id_of"]
 
 MIN_ID_CHARACTERS = 20
 """Vendors' ids below this length repeat (``chatcmpl-887``, ``stub``): they are no identity."""
@@ -142,6 +142,18 @@ def metrics_of_reply(
             for number, other in enumerate(reply.also, 1)
         ]
     return metrics
+
+
+def in_variant(reply: Reply, variant: Mapping[str, str]) -> Reply:
+    """Return the reply, and the calls inside it, in a variant of the price that the caller names.
+
+    What the vendor says of the same kind wins: a reply knows its own service tier.
+    """
+    return msgspec.structs.replace(
+        reply,
+        price_context={**variant, **reply.price_context},
+        also=tuple(in_variant(other, variant) for other in reply.also),
+    )
 
 
 def _inner_id(request_id: str, number: int) -> str:
