@@ -24,31 +24,47 @@ if TYPE_CHECKING:
     )
     from receipt_label.aws_lambda import flush_after_invocation
     from receipt_label.carry import context_environment, wrap_context
+    from receipt_label.client_manager import ClientConfig, ClientManager, get_client_manager
     from receipt_label.context import CONTEXT_FIELDS
     from receipt_label.executor import ContextProcessPoolExecutor, ContextThreadPoolExecutor
     from receipt_label.operations import Operation
     from receipt_label.pricing import PriceBook, PriceFileError
+    from receipt_label.scopes import (
+        PartialFailures,
+        ai_usage_context,
+        ai_usage_tracked,
+        batch_ai_usage_context,
+        partial_failure_context,
+    )
     from receipt_label.tracker import AIUsageTracker, TrackerClosedError
 
 __all__ = [
     "CONTEXT_FIELDS",
     "AIUsageMetric",
     "AIUsageTracker",
+    "ClientConfig",
+    "ClientManager",
     "ContextProcessPoolExecutor",
     "ContextThreadPoolExecutor",
     "Environment",
     "FlushReport",
     "Operation",
+    "PartialFailures",
     "PriceBook",
     "PriceFileError",
     "PutResult",
     "TrackerClosedError",
     "UsageQuery",
     "__version__",
+    "ai_usage_context",
+    "ai_usage_tracked",
+    "batch_ai_usage_context",
     "context_environment",
     "detect_environment",
     "flush_after_invocation",
+    "get_client_manager",
     "open_usage_client",
+    "partial_failure_context",
     "wrap_context",
 ]
 
@@ -57,10 +73,13 @@ _MODULES = {
     "detect_environment open_usage_client",
     "receipt_label.aws_lambda": "flush_after_invocation",
     "receipt_label.carry": "context_environment wrap_context",
+    "receipt_label.client_manager": "ClientConfig ClientManager get_client_manager",
     "receipt_label.context": "CONTEXT_FIELDS",
     "receipt_label.executor": "ContextProcessPoolExecutor ContextThreadPoolExecutor",
     "receipt_label.operations": "Operation",
     "receipt_label.pricing": "PriceBook PriceFileError",
+    "receipt_label.scopes": "PartialFailures ai_usage_context ai_usage_tracked "
+    "batch_ai_usage_context partial_failure_context",
     "receipt_label.tracker": "AIUsageTracker TrackerClosedError",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -33,12 +33,17 @@ _SDKS = frozenset(
     "perplexity xai_sdk litellm".split()
 )
 
-_totals_lock = threading.RLock()  # a signal handler may record within it
+_lock = threading.RLock()  # a signal handler may record within it
+
+
+def counting() -> threading.RLock:
+    """Return the lock of every operation's figures: there is little to be done under it."""
+    return _lock
 
 
 def _renew_lock() -> None:
-    global _totals_lock  # noqa: PLW0603 - a thread of the parent's may have held the old one
-    _totals_lock = threading.RLock()
+    global _lock  # noqa: PLW0603 - a thread of the parent's may have held the old one
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)
@@ -83,7 +88,7 @@ class Operation:
         self.name = name
         self.operation_id = mint_request_id()
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self.calls = 0  # this and the next are Guarded by _totals_lock
+        self.calls = 0  # this and the next are Guarded by _lock
         self.failed_calls = 0
         self.unpriced_calls = 0
         self.input_tokens = 0
@@ -91,7 +96,8 @@ class Operation:
         self.cost_usd = Decimal(0)
         self._tracker = tracker
         self._around = around
-        self._replies: deque[tuple[str, str]] = deque(maxlen=REMEMBERED_REPLIES)
+        self.outcome: Callable[[], tuple[str, dict[str, Any]]] | None = None
+        self._replies: deque[str] = deque(maxlen=REMEMBERED_REPLIES)
         self._frame: contexts.Frame | None = None
 
     def record(self, **fields: Any) -> PutResult:
@@ -126,7 +132,7 @@ class Operation:
         if metric.api_calls == 0:  # an operation's own record
             return
         operation: Operation | None = self
-        with _totals_lock:
+        with _lock:
             while operation is not None:
                 operation._add(metric)  # noqa: SLF001 - the same class
                 operation = operation._around  # noqa: SLF001
@@ -142,13 +148,16 @@ class Operation:
         if metric.error is not None:
             self.failed_calls += metric.api_calls
         if metric.response_id is not None:
-            self._replies.append((metric.service, metric.response_id))
+            self._replies.append(metric.response_id)
 
     def has_recorded(self, reply: Reply) -> bool:
-        """Whether a reply that is returned was recorded within: by its id, where it has one."""
+        """Whether a reply that is returned was recorded within: by its id, where it has one.
+
+        By the id alone: a wrapped client knows the service by its address, a reply does not.
+        """
         if reply.response_id is None:
             return self.calls > 0
-        return (reply.service, reply.response_id) in self._replies
+        return reply.response_id in self._replies
 
     def totals(self) -> dict[str, Any]:
         """Return what was called within, for the metadata of the record; {} where nothing was."""
@@ -271,6 +280,10 @@ class Run:
 
     def _record(self, status: str, error: str | None, latency: float) -> dict[str, Any]:
         plan, operation = self._plan, self.operation
+        counted: dict[str, Any] = {}
+        if operation.outcome is not None:
+            own_status, counted = operation.outcome()
+            status = own_status if status == "complete" else status
         record: dict[str, Any] = {
             **self._own,
             "service": plan.service or "action",
@@ -282,7 +295,7 @@ class Run:
             "latency_ms": latency,
             "status": status,
             "error": error,
-            "metadata": {**operation.totals(), **operation.metadata},
+            "metadata": {**operation.totals(), **counted, **operation.metadata},
         }
         if plan.cost is not None and (error is None or plan.bill_failures):
             record["cost_usd"] = plan.cost

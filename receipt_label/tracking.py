@@ -55,7 +55,8 @@ class Tracked:
             return cast("F", type(function)(self(function.__func__)))
         if not callable(function) or inspect.isclass(function):
             raise TypeError(f"{function!r} is no function: decorate a function or a method")
-        name = self._plan.name or getattr(function, "__qualname__", type(function).__qualname__)
+        own_name = getattr(function, "__qualname__", type(function).__qualname__)
+        name: str = self._plan.name or own_name
         ids = _id_arguments(function) if self._ids_from_arguments else None
 
         def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run | None:
