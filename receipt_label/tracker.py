@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AIUsageTracker", "TrackerClosedError"]
 
+_Client = TypeVar("_Client")
 _NO_METADATA: Mapping[str, Any] = {}
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -384,6 +385,20 @@ class AIUsageTracker:
         for metric, answer in zip(metrics, answers, strict=True):
             self._recorded(metric, answer)
         return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
+
+    def wrap(self, client: _Client, *, include_usage: bool = False) -> _Client:
+        """Return a client like ``client`` (OpenAI, Anthropic, ...) whose every call is recorded.
+
+        Its type, replies, errors, streams and requests stay as they are. ``client`` itself stays
+        bare, and shares its connections with the result. Wrapped twice it counts once.
+
+        ``include_usage`` asks for the usage of OpenAI's chat and completion streams, and hides the
+        chunk that brings it; nothing else ever changes a request. Raises TypeError for what is no
+        client known here.
+        """
+        from receipt_label.instrumentation import wrap_client
+
+        return wrap_client(self, client, include_usage=include_usage)
 
     def _recorded(self, metric: AIUsageMetric, answer: PutResult) -> None:
         """Tell the operation around, and the exporters, of a call. Raises nothing."""

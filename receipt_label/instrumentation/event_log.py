@@ -1,0 +1,203 @@
+"""What passes of an HTTP body, kept as far as it tells usage; bytes, so that any SDK can read them.
+
+The events of a stream are told apart, not parsed: a chunk of text is looked at by one regular
+expression and forgotten. What is kept is read once, when the stream is over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final, Protocol
+
+import msgspec
+
+from receipt_label.instrumentation.streams import Kept
+
+__all__ = ["BodyLog", "EventLog", "Log", "SilentLog", "body_of", "log_for"]
+
+# A blank line; the two halves of a CRLF may come in two pieces.
+_BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+# A key with a value, or an event that ends something. Inside a JSON string the quotes would be
+# escaped, so text of the model's never matches.
+_TELLING: Final = re.compile(
+    rb'"(?:usage|finish_reason|stop_reason|usageMetadata|finishReason|error)"\s*+:\s*+(?!null)'
+    rb'|"type"\s*+:\s*+"(?:error|message_stop|(?:response|image_generation|image_edit'
+    rb'|transcript\.text|speech\.audio)\.(?:completed|incomplete|failed|cancelled|done))"'
+    rb"|\[DONE\]"
+)
+# Content of the model's: text, reasoning, arguments of a tool; never empty.
+_CONTENT: Final = re.compile(
+    rb'"(?:content|text|delta|thinking|partial_json|arguments|refusal|reasoning\w*|b64_json|audio)"'
+    rb'\s*:\s*"[^"]'
+)
+_NO_CONTENT: Final = re.compile(
+    rb'"type"\s*:\s*"(?:message_start|ping|response\.(?:created|queued|in_progress))"'
+)
+
+
+class Log(Protocol):
+    """What a body is shown to, piece by piece."""
+
+    content: bool
+    """Whether the last piece held the first content of the model's."""
+    telling: bool
+    """Whether a body of this kind says what the call used."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at a piece of the body; return what its owner gets of it."""
+        ...
+
+    def rest(self) -> bytes:
+        """Return what was held back, once the body is over."""
+        ...
+
+    def reply(self) -> object:
+        """Return what ``read_reply`` makes one reply of, or None for nothing."""
+        ...
+
+
+class EventLog:
+    """A stream of server-sent events, of which the telling ones are kept.
+
+    With ``hide_usage`` OpenAI's extra chunk (usage, and no choices) is kept from the owner; nothing
+    else of the stream is changed.
+    """
+
+    telling = True
+
+    def __init__(self, *, hide_usage: bool = False) -> None:
+        self.content = False
+        self._hide = hide_usage
+        self._kept = Kept()
+        self._tail = b""
+        self._none_yet = True
+        self._awaits_content = True
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at the events that this piece completes; hidden ones are cut out."""
+        self.content = False
+        if not self._hide:
+            *events, self._tail = _BOUNDARY.split(self._tail + data)
+            for event in events:
+                self._look_at(event)
+            return data
+        shown, start = b"", 0
+        data = self._tail + data
+        for boundary in _BOUNDARY.finditer(data):
+            event = data[start : boundary.start()]
+            self._look_at(event)
+            if not _is_usage_only(event):
+                shown += data[start : boundary.end()]
+            start = boundary.end()
+        self._tail = data[start:]
+        return shown
+
+    def rest(self) -> bytes:
+        """Return the last, unfinished event, which only a stream with hidden ones holds back."""
+        tail, self._tail = self._tail, b""
+        if not tail:
+            return b""
+        self._look_at(tail)
+        return tail if self._hide and not _is_usage_only(tail) else b""
+
+    def _look_at(self, event: bytes) -> None:
+        if self._none_yet or _TELLING.search(event):
+            self._none_yet = self._none_yet and b"data:" not in event
+            self._kept.add(event)
+        if self._awaits_content and _CONTENT.search(event) and not _NO_CONTENT.search(event):
+            self.content, self._awaits_content = True, False
+
+    def reply(self) -> object:
+        """Return the events that were kept, as the text of a stream."""
+        self.rest()
+        events = self._kept.all()
+        return b"\n\n".join([*events, b""]) if events else None
+
+
+def _is_usage_only(event: bytes) -> bool:
+    """Whether an event is the one that ``stream_options.include_usage`` adds."""
+    if b'"choices"' not in event or not _TELLING.search(event):
+        return False
+    lines = event.splitlines()
+    data = b"".join(line[5:] for line in lines if line.startswith(b"data:"))
+    try:
+        chunk = msgspec.json.decode(data)
+    except ValueError:
+        return False
+    return isinstance(chunk, Mapping) and chunk.get("choices") == [] and bool(chunk.get("usage"))
+
+
+class BodyLog:
+    """A JSON body that its owner reads bit by bit."""
+
+    content = False
+    telling = True
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """Keep the piece."""
+        self._pieces.append(data)
+        return data
+
+    def rest(self) -> bytes:
+        """Hold nothing back."""
+        return b""
+
+    def reply(self) -> object:
+        """Return the body, or None for one that was not read to its end."""
+        return body_of(b"".join(self._pieces))
+
+
+class SilentLog:
+    """A body that tells no usage (speech, a file): nothing of it is kept."""
+
+    content = False
+    telling = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Keep nothing."""
+        return data
+
+    def rest(self) -> bytes:
+        """Hold nothing back."""
+        return b""
+
+    def reply(self) -> object:
+        """Tell nothing."""
+        return None
+
+
+def body_of(content: bytes) -> object:
+    """Return a JSON body as ``read_reply`` takes it, or None where it is none.
+
+    Numbers with a point are Decimal. Of a large body the vectors or images are left out, unread:
+    100 embeddings would take longer to parse than all else that recording does.
+    """
+    try:
+        if len(content) < _LARGE:
+            return _exact.decode(content)
+        parts = _parts.decode(content)
+        return {
+            name: [] if name == "data" and len(part) > _LARGE // 2 else _exact.decode(part)
+            for name, part in parts.items()
+        }
+    except ValueError:
+        return None
+
+
+_LARGE: Final = 65_536
+_exact: Final = msgspec.json.Decoder(float_hook=Decimal)
+_parts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def log_for(content_type: str, *, hide_usage: bool = False) -> Log:
+    """Return what looks at a body of this content type."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return EventLog(hide_usage=hide_usage)
+    return BodyLog() if kind.endswith("json") else SilentLog()
