@@ -13,7 +13,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from receipt_dynamo import AIUsageMetric, PutResult, mint_request_id
+from receipt_dynamo import AIUsageMetric, PutResult, mint_request_id, plain_decimal
 from receipt_label import context as contexts
 from receipt_label.pricing.money import plus
 from receipt_label.usage import read_reply
@@ -167,7 +167,7 @@ class Operation:
             "calls": self.calls,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
-            "cost_usd": str(self.cost_usd),
+            "cost_usd": plain_decimal(self.cost_usd),
         }
         if self.failed_calls:
             within["failed_calls"] = self.failed_calls
