@@ -236,7 +236,7 @@ def test_the_old_name_reaches_the_table_as_the_new_one_does(
         "TestTable",
         "stress-test-table",
         "contest",
-    ],  # fmt: skip
+    ],
 )
 def test_no_name_of_a_table_switches_resilience_off(table: str) -> None:
     """The earlier system took "latest-table" for a test's."""
