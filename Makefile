@@ -1,5 +1,6 @@
 # make run    import a sample of real replies of AI services and report what they cost
 # make test   lint, types, import rules, tests with branch coverage
+# make stress  this library and its alternatives on a store that has a bad day (ten minutes)
 # make storm  delivery to DynamoDB's own engine through faults, outages and kills (minutes)
 # make bench  what recording and a backlog cost, beside yardsticks of the same run
 # make goodput  what is delivered to a table that refuses some, simulated; ARGS=--write updates docs
@@ -13,7 +14,7 @@ DEMO := env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development 
 JOBS ?= 2
 export PYTHON
 
-.PHONY: run test lint types unit storm bench goodput format clean help
+.PHONY: run test lint types unit stress storm bench goodput format clean help
 
 run:
 	@tools/setup.sh run
@@ -44,6 +45,10 @@ storm:
 	@tools/setup.sh dev
 	$(BIN)/python -m pytest -m long -p no:xdist $(ARGS)
 
+stress:
+	@tools/setup.sh dev
+	$(BIN)/python -m benchmarks.stress $(ARGS)
+
 bench:
 	@tools/setup.sh dev
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -61,4 +66,4 @@ clean:
 	rm -rf .venv .demo .coverage .coverage.* htmlcov dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile

@@ -27,4 +27,8 @@ venv/bin/receipt-usage report --json | grep -q '"cost_usd": *"0.0026"' || {
   echo "the wheel's report is wrong" >&2
   exit 1
 }
+if venv/bin/receipt-usage stress 2>said || [ "$(wc -l <said)" != 1 ]; then
+  echo "without a checkout, stress must say so in one line: $(cat said)" >&2
+  exit 1
+fi
 echo "the wheel works" >&2

@@ -121,7 +121,7 @@ def serve(process: int, ready: Path) -> None:
         raise OSError(f"DynamoDB Local is not there. Run: {sys.executable} {__file__} fetch")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # takes the engine along
     for last in [False] * (TRIES - 1) + [True]:
-        port = _free_port()
+        port = free_port()
         engine = subprocess.Popen(
             [
                 java,
@@ -156,7 +156,7 @@ def serve(process: int, ready: Path) -> None:
             raise OSError(f"DynamoDB Local did not answer within {START_SECONDS:.0f} s")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

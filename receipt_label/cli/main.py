@@ -40,6 +40,7 @@ _COMMANDS = {
     "dead": _Lazy("dead", "List, retry or drop records that the store would not take."),
     "table": _Lazy("table", "Create, describe or check the DynamoDB table."),
     "prices": _Lazy("prices", "Show what a model costs, and where the price is from."),
+    "stress": _Lazy("stress", "Try this library and others on a store that has a bad day."),
     "doctor": _Lazy("doctor", "Check versions, directory, settings, store and prices."),
 }
 

@@ -1,0 +1,1 @@
+"""An HTTP proxy before an engine of DynamoDB's that breaks what a schedule says, and logs it."""

@@ -1,0 +1,99 @@
+"""Run the stress harness.
+
+    make stress                                          everything, in less than ten minutes
+    receipt-usage stress --profile seed --html run.html  one profile, with a page
+    receipt-usage stress --profile outage --contender put_item --json
+    receipt-usage stress --profile soak --minutes 60
+
+Exit code 1 when a threshold or the proof of a count fails, 2 for wrong usage. docs/stress.md says
+what is measured, and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from benchmarks.stress.contenders import CONTENDERS
+from benchmarks.stress.engines import EngineError
+from benchmarks.stress.profiles import ALL, PROFILES, SOAK
+from benchmarks.stress.report import print_document
+from benchmarks.stress.running import Plan, run
+from benchmarks.stress.workload import KINDS
+
+__all__ = ["main"]
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="receipt-usage stress",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--profile",
+        action="append",
+        choices=[*PROFILES, SOAK],
+        help=f"what happens to the store (default: {', '.join(ALL)}); may be repeated",
+    )
+    parser.add_argument(
+        "--contender", action="append", choices=[*CONTENDERS], help="who; may be repeated"
+    )
+    parser.add_argument("--workers", choices=KINDS, help="how the pipeline's workers run")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the profile soak")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all times; 0.2 is a try")
+    parser.add_argument("--short", action="store_true", help="judge by the limits of short runs")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--engine", choices=["local", "moto"], help="default: local, else moto")
+    parser.add_argument("--json", action="store_true", help="print the run as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page")
+    options = parser.parse_args(arguments)
+    if not 0 < options.scale <= 1:
+        parser.error(f"--scale {options.scale:g} is out of range: above 0, at most 1")
+    if not options.minutes > 0:
+        parser.error(f"--minutes {options.minutes:g} is no duration: above 0")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and print a table for each profile, or JSON with ``--json``."""
+    options = _options(arguments)
+    if options.html is not None:
+        try:
+            options.html.open("a").close()  # before the run, not after it
+        except OSError as error:
+            print(f"error: {options.html}: {error.strerror}", file=sys.stderr)
+            return 1
+    plan = Plan(
+        profiles=tuple(options.profile or ALL),
+        contenders=tuple(options.contender or ()),
+        seed=options.seed,
+        scale=options.scale,
+        minutes=options.minutes,
+        kind=options.workers,
+        short=options.short,
+        engine=options.engine,
+    )
+    try:
+        document = run(plan)
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    document["command"] = shlex.join(["receipt-usage", "stress", *(arguments or sys.argv[1:])])
+    if options.html is not None:
+        from benchmarks.stress.page import render
+
+        options.html.write_text(render(document), encoding="utf-8")
+    if options.json:
+        json.dump(document, sys.stdout, indent=2)
+        print()
+    else:
+        print_document(document)
+    return 0 if document["passed"] else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

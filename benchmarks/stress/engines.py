@@ -1,0 +1,205 @@
+"""The DynamoDB that a run writes to: AWS's own engine where it can be had, moto's server else.
+
+Both are started here, on a free port, and end with this process. What is in a table is read back
+from the engine itself, past every proxy and every client of ours.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from receipt_dynamo.dynamo_client import DynamoClient
+from tools import dynamodb_local
+
+__all__ = ["Engine", "EngineError", "credentials", "running_engine"]
+
+_START_SECONDS = 90.0
+_READ_SECONDS = 60.0
+_LOCAL, _MOTO = "local", "moto"
+
+
+class EngineError(Exception):
+    """No engine, or one that does not answer."""
+
+
+def credentials(name: str) -> dict[str, str]:
+    """Return the environment of a process: the engine has a database for each access key."""
+    return {
+        "AWS_ACCESS_KEY_ID": "".join(letter for letter in name if letter.isalnum()),
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running engine. ``name`` says which, for the report."""
+
+    name: str
+    url: str
+
+    def create_table(self, table: str, access_key: str) -> None:
+        """Create the table of the library: its keys, its indexes. Raises StoreError."""
+        with _as_user(access_key):
+            client = DynamoClient(table, region="us-east-1", endpoint_url=self.url)
+            client.create_table()
+            client.close()
+
+    def drop_table(self, table: str, access_key: str) -> None:
+        """Delete a table: it lies in the engine's memory."""
+        self._call("DeleteTable", {"TableName": table}, access_key)
+
+    def items(self, table: str, access_key: str) -> Iterator[dict[str, Any]]:
+        """Yield every item of a table, to the last page, as plain values; numbers are Decimal."""
+        start: Any = None
+        while True:
+            asked = {"TableName": table, "ConsistentRead": True}
+            if start is not None:
+                asked["ExclusiveStartKey"] = start
+            page = self._call("Scan", asked, access_key)
+            for item in page["Items"]:
+                yield {name: _plain(value) for name, value in item.items()}
+            start = page.get("LastEvaluatedKey")
+            if start is None:
+                return
+
+    def _call(self, operation: str, body: Mapping[str, Any], access_key: str) -> dict[str, Any]:
+        """Call the engine without any SDK: it looks at the access key and checks no signature."""
+        place = urlsplit(self.url)
+        connection = http.client.HTTPConnection(place.netloc, timeout=_READ_SECONDS)
+        key = credentials(access_key)["AWS_ACCESS_KEY_ID"]
+        credential = f"{key}/20261128/us-east-1/dynamodb/aws4_request"
+        headers = {
+            "X-Amz-Target": f"DynamoDB_20120810.{operation}",
+            "X-Amz-Date": "20261128T000000Z",
+            "Content-Type": "application/x-amz-json-1.0",
+            "Authorization": f"AWS4-HMAC-SHA256 Credential={credential}, "
+            "SignedHeaders=host, Signature=0",
+        }
+        try:
+            connection.request("POST", "/", json.dumps(body), headers)
+            reply = connection.getresponse()
+            told = reply.read()
+        except OSError as error:
+            raise EngineError(f"{self.name} does not answer {operation}: {error}") from error
+        finally:
+            connection.close()
+        if reply.status != 200:
+            raise EngineError(f"{self.name} refuses {operation}: {told.decode(errors='replace')}")
+        found: dict[str, Any] = json.loads(told)
+        return found
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    """Return a typed value of DynamoDB's JSON as Python has it."""
+    ((kind, inner),) = value.items()
+    if kind == "N":
+        return Decimal(inner)
+    if kind == "M":
+        return {name: _plain(part) for name, part in inner.items()}
+    if kind == "L":
+        return [_plain(part) for part in inner]
+    if kind == "NULL":
+        return None
+    return inner
+
+
+@contextmanager
+def _as_user(access_key: str) -> Iterator[None]:
+    """Have this access key for a moment."""
+    before = dict(os.environ)
+    os.environ.update(credentials(access_key))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def running_engine(which: str | None = None) -> Iterator[Engine]:
+    """Run an engine: ``local`` or ``moto``; None is the first that can be had.
+
+    Raises EngineError that says what is missing.
+    """
+    if which != _MOTO:
+        try:
+            dynamodb_local.fetch()
+        except (OSError, subprocess.SubprocessError) as error:
+            if which == _LOCAL:
+                raise EngineError(f"DynamoDB Local cannot be had: {error}") from error
+            which = _MOTO
+    with tempfile.TemporaryDirectory(prefix="receipt-usage-engine-") as name:
+        if which == _MOTO:
+            with _moto(Path(name)) as engine:
+                yield engine
+        else:
+            with _local(Path(name)) as engine:
+                yield engine
+
+
+@contextmanager
+def _local(directory: Path) -> Iterator[Engine]:
+    ready = directory / "ready"
+    tool = Path(dynamodb_local.__file__)
+    command = [sys.executable, str(tool), "serve", "--for", str(os.getpid()), "--ready", str(ready)]
+    with _process(command, directory / "log") as process:
+        _wait_for(ready.exists, process, directory / "log")
+        yield Engine(f"DynamoDB Local ({dynamodb_local.PACKAGE})", ready.read_text())
+
+
+@contextmanager
+def _moto(directory: Path) -> Iterator[Engine]:
+    port = dynamodb_local.free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+    def answers() -> bool:
+        with suppress(OSError):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
+            connection.request("GET", "/moto-api/")
+            return connection.getresponse().status < 500
+        return False
+
+    with _process(command, directory / "log") as process:
+        _wait_for(answers, process, directory / "log")
+        yield Engine(f"moto server ({version('moto')})", f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
+
+
+def _wait_for(answers: Any, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while not answers():
+        if process.poll() is not None or time.monotonic() > end:
+            raise EngineError(f"the engine does not start: {log.read_text().strip() or 'no word'}")
+        time.sleep(0.05)

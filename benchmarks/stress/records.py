@@ -1,0 +1,74 @@
+"""The records of a run: each follows from its worker and its number, so that it can be expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from receipt_dynamo import AIUsageMetric
+from receipt_dynamo.entities.item import ATTRIBUTES, to_item
+from receipt_dynamo.table import PARTITION_KEY, SHARD, SORT_KEY, Shards, metric_key, shard_of
+
+__all__ = ["expected_item", "metric_of", "parse_id", "record_id", "table_item"]
+
+_FIRST = datetime(2026, 11, 21, 12, tzinfo=UTC)
+_SPACING = timedelta(milliseconds=100)  # a run touches a few hours, as a pipeline does
+_SERVICES = ("openai", "anthropic", "google")
+_SHARDS = Shards()
+_KEYS = (PARTITION_KEY, SORT_KEY, SHARD)
+
+
+def record_id(worker: int, number: int) -> str:
+    """Return the request id of a record."""
+    return f"w{worker}-{number:07d}"
+
+
+def parse_id(request_id: str) -> tuple[int, int] | None:
+    """Return worker and number of a request id; None: it is not of this run."""
+    worker, dash, number = request_id.partition("-")
+    if worker[:1] != "w" or not (dash and worker[1:].isdigit() and number.isdigit()):
+        return None
+    return int(worker[1:]), int(number)
+
+
+def metric_of(worker: int, number: int) -> AIUsageMetric:
+    """Return a record, the same whenever it is made: about 400 bytes as an item."""
+    priced = number % 50 != 0
+    return AIUsageMetric(
+        service=_SERVICES[number % 3],
+        model=f"model-{number % 5}",
+        operation="chat",
+        timestamp=_FIRST + number * _SPACING + timedelta(microseconds=worker),
+        request_id=record_id(worker, number),
+        input_tokens=1000 + number % 997,
+        cached_input_tokens=number % 512,
+        output_tokens=number % 301,
+        cost_usd=Decimal(number % 100_003) / 10_000_000 if priced else None,
+        price_source="caller" if priced else None,
+        unpriced_reason=None if priced else "unknown_model",
+        latency_ms=800 + number % 400,
+        job_id=f"labels-{worker}",
+        environment="production",
+        metadata={"attempt": 1 + number % 2},
+    )
+
+
+def table_item(metric: AIUsageMetric) -> dict[str, Any]:
+    """Return a metric as boto3's resources take it, under the keys of the table."""
+    item = to_item(metric)
+    key = metric_key(metric.service, item[ATTRIBUTES["timestamp"]], metric.request_id, _SHARDS)
+    shard = shard_of(metric.request_id, 1)
+    return {PARTITION_KEY: key.partition, SORT_KEY: key.sort, SHARD: shard, **item}
+
+
+def expected_item(request_id: str) -> Mapping[str, Any] | None:
+    """Return the attributes that the table must hold of a record; None: it is not of this run."""
+    found = parse_id(request_id)
+    return None if found is None else to_item(metric_of(*found))
+
+
+def without_keys(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item's attributes but for the table's keys."""
+    return {name: value for name, value in item.items() if name not in _KEYS}

@@ -1,0 +1,77 @@
+"""A whole run: profile after profile, contenders of a group at the same time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from benchmarks.report import machine
+from benchmarks.stress.cell import Cell, run_group
+from benchmarks.stress.document import profile_document
+from benchmarks.stress.engines import Engine, running_engine
+from benchmarks.stress.profiles import PROFILES, SOAK, Profile, scaled, with_contenders
+from benchmarks.stress.progress import Progress, showing_progress
+from benchmarks.stress.soak import Sampler, soak_profile
+
+__all__ = ["Plan", "run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is run. Without ``contenders`` those of each profile; ``kind`` of workers likewise."""
+
+    profiles: tuple[str, ...]
+    contenders: tuple[str, ...] = ()
+    seed: int = 7
+    scale: float = 1.0
+    minutes: float = 60.0
+    kind: str | None = None
+    short: bool = False
+    engine: str | None = None
+
+    def chosen(self) -> list[Profile]:
+        """Return the profiles as they are to be run."""
+        found = [
+            soak_profile(self.minutes) if name == SOAK else scaled(PROFILES[name], self.scale)
+            for name in self.profiles
+        ]
+        if self.contenders:
+            found = [with_contenders(profile, self.contenders) for profile in found]
+        if self.kind is not None:
+            found = [replace(profile, kind=self.kind) for profile in found]
+        return found
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Return the document of a run (docs/stress.md). Raises EngineError."""
+    profiles = plan.chosen()
+    started, begun = datetime.now(UTC), time.monotonic()
+    seconds = sum(profile.seconds * len(profile.groups) for profile in profiles)
+    with running_engine(plan.engine) as engine, showing_progress(seconds) as progress:
+        told = [_run_profile(profile, engine, plan, progress) for profile in profiles]
+    return {
+        "version": 1,
+        "started": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "seconds": time.monotonic() - begun,
+        "seed": plan.seed,
+        "engine": engine.name,
+        "machine": machine(),
+        "passed": all(profile["passed"] for profile in told),
+        "profiles": told,
+    }
+
+
+def _run_profile(
+    profile: Profile, engine: Engine, plan: Plan, progress: Progress
+) -> dict[str, Any]:
+    cells: list[Cell] = []
+    sampler = Sampler(profile.seconds) if profile.name == SOAK else None
+    for group in profile.groups:
+        with progress.doing(profile, group):
+            cells += run_group(profile, group, engine, seed=plan.seed, watch=sampler)
+    document = profile_document(profile, cells, short=plan.short)
+    if sampler is not None and cells[0].evidence is not None:
+        sampler.add_to(document, cells[0].evidence)
+    return document

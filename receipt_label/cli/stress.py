@@ -1,0 +1,55 @@
+"""``receipt-usage stress``: the stress harness of the checkout, if this is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from receipt_label.cli.output import note
+
+__all__ = ["command"]
+
+_HARNESS = Path("benchmarks", "stress", "__main__.py")
+
+
+@click.command(
+    name="stress",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def command(arguments: tuple[str, ...]) -> int:
+    """Try this library and its alternatives on a store that has a bad day.
+
+    Needs a checkout of the project: the harness is no part of the installed packages. It runs on
+    this machine alone. See: receipt-usage stress --help
+    """
+    root = _checkout()
+    if root is None:
+        note(
+            "error: the stress harness comes with a checkout of the project, and this is none. "
+            "Clone it, and run: make stress"
+        )
+        return 1
+    try:  # the user's own working directory: files are named from there
+        return subprocess.run(  # noqa: S603 - this very Python, and the checkout it found
+            [sys.executable, "-P", "-m", "benchmarks.stress", *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *_python_path()])},
+            check=False,
+        ).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def _python_path() -> list[str]:
+    return [path for path in (os.environ.get("PYTHONPATH"),) if path]
+
+
+def _checkout() -> Path | None:
+    """Return the root of the checkout that these packages or the working directory lie in."""
+    here = [Path(__file__).resolve().parents[2], Path.cwd(), *Path.cwd().parents]
+    return next((root for root in here if (root / _HARNESS).is_file()), None)
