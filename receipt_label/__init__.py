@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from receipt_label.client_manager import ClientConfig, ClientManager, get_client_manager
     from receipt_label.context import CONTEXT_FIELDS
     from receipt_label.executor import ContextProcessPoolExecutor, ContextThreadPoolExecutor
+    from receipt_label.exporters import MetricExporter
+    from receipt_label.exporters.opentelemetry import OpenTelemetryExporter
+    from receipt_label.exporters.prometheus import PrometheusExporter
     from receipt_label.operations import Operation
     from receipt_label.pricing import PriceBook, PriceFileError
     from receipt_label.scopes import (
@@ -48,10 +51,13 @@ __all__ = [
     "ContextThreadPoolExecutor",
     "Environment",
     "FlushReport",
+    "MetricExporter",
+    "OpenTelemetryExporter",
     "Operation",
     "PartialFailures",
     "PriceBook",
     "PriceFileError",
+    "PrometheusExporter",
     "PutResult",
     "TrackerClosedError",
     "UsageQuery",
@@ -76,6 +82,9 @@ _MODULES = {
     "receipt_label.client_manager": "ClientConfig ClientManager get_client_manager",
     "receipt_label.context": "CONTEXT_FIELDS",
     "receipt_label.executor": "ContextProcessPoolExecutor ContextThreadPoolExecutor",
+    "receipt_label.exporters": "MetricExporter",
+    "receipt_label.exporters.opentelemetry": "OpenTelemetryExporter",
+    "receipt_label.exporters.prometheus": "PrometheusExporter",
     "receipt_label.operations": "Operation",
     "receipt_label.pricing": "PriceBook PriceFileError",
     "receipt_label.scopes": "PartialFailures ai_usage_context ai_usage_tracked "

@@ -29,6 +29,7 @@ from receipt_label.context import as_id
 from receipt_label.faults import FaultLog
 from receipt_label.pricing import PriceBook
 from receipt_label.reply_metric import (
+    Recent,
     ReplyTimes,
     in_variant,
     metrics_of_reply,
@@ -91,6 +92,7 @@ class AIUsageTracker:
             self._defaults["deployment_version"] = settings.deployment_version
         if defaults:
             self._defaults.update(self._checked("defaults", defaults))
+        self._repeats = Recent()
         self._exporters = tuple(exporters)
         self._bind_exporters()
         _trackers.add(self)
@@ -403,9 +405,11 @@ class AIUsageTracker:
     def _recorded(self, metric: AIUsageMetric, answer: PutResult) -> None:
         """Tell the operation around, and the exporters, of a call. Raises nothing."""
         operation = contexts.in_force().operation
+        if (operation is None and not self._exporters) or self._repeats.has(metric.identity):
+            return
         if operation is not None:
             operation.note(metric)
-        if self._exporters and answer is not PutResult.DROPPED:
+        if answer is not PutResult.DROPPED:
             for exporter in self._exporters:
                 try:
                     exporter.export(metric)
