@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal
 
 from receipt_dynamo import AIUsageMetric, ConfigurationError, Health, __version__
-from receipt_label.exporters.totals import DURATION_BUCKETS, Labels, Snapshot, Totals, Trackers
+from receipt_label.exporters.totals import (
+    DURATION_BUCKETS,
+    Labels,
+    Snapshot,
+    Totals,
+    Trackers,
+    labels_of,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
@@ -148,7 +155,7 @@ class OpenTelemetryExporter:
                 metric = self._waiting.popleft()
             except IndexError:
                 return
-            attributes = _attributes(_labels(metric))
+            attributes = _attributes(Labels(*labels_of(metric)))
             if metric.latency_ms is not None:
                 error = _error_type(metric.error)
                 self._durations.record(
@@ -206,12 +213,6 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Health], float]], ...]] = (
 def _from_environment() -> str:
     words = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "")
     return "latest" if OPT_IN in [word.strip() for word in words.split(",")] else "deployed"
-
-
-def _labels(metric: AIUsageMetric) -> Labels:
-    return Labels(
-        metric.service, metric.model, metric.operation, metric.status, metric.environment or ""
-    )
 
 
 def _attributes(labels: Labels) -> _Attributes:

@@ -50,7 +50,15 @@ class Labels(NamedTuple):
     environment: str
 
 
-_OTHER: Final = Labels("other", "other", "other", "other", "other")
+_Key = tuple[str, str, str, str, str]
+_OTHER: Final[_Key] = ("other", "other", "other", "other", "other")
+
+
+def labels_of(metric: AIUsageMetric) -> _Key:
+    """Return the values of ``Labels`` for a metric: a plain tuple, which is made faster."""
+    return (
+        metric.service, metric.model, metric.operation, metric.status, metric.environment or "",
+    )  # fmt: skip
 
 
 class Series:
@@ -108,24 +116,18 @@ class Totals:
     def __init__(self, max_series: int = MAX_SERIES) -> None:
         self._max_series = max_series
         self._lock = threading.RLock()
-        self._series: dict[Labels, Series] = {}  # Guarded by _lock
+        self._series: dict[_Key, Series] = {}  # Guarded by _lock
         _all.add(self)
 
     def add(self, metric: AIUsageMetric) -> None:
         """Add one metric."""
-        labels = Labels(
-            metric.service,
-            metric.model,
-            metric.operation,
-            metric.status,
-            metric.environment or "",
-        )
+        key = labels_of(metric)
         with self._lock:
-            series = self._series.get(labels)
+            series = self._series.get(key)
             if series is None:
                 if len(self._series) >= self._max_series:
-                    labels = _OTHER
-                series = self._series.setdefault(labels, Series())
+                    key = _OTHER
+                series = self._series.setdefault(key, Series())
             series.add(metric)
 
     def read(self) -> list[Snapshot]:
@@ -133,7 +135,7 @@ class Totals:
         with self._lock:
             return [
                 Snapshot(
-                    labels,
+                    Labels(*key),
                     one.requests,
                     one.cost_usd,
                     dict(zip(TOKEN_TYPES, one.tokens, strict=True)),
@@ -142,7 +144,7 @@ class Totals:
                     one.seconds,
                     list(one.buckets),
                 )
-                for labels, one in self._series.items()
+                for key, one in self._series.items()
             ]
 
     def _forget_after_fork(self) -> None:

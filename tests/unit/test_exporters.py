@@ -23,8 +23,8 @@ from receipt_label import (
     OpenTelemetryExporter,
     PrometheusExporter,
 )
-from receipt_label.exporters.totals import Totals
-from tests.support import in_fork, make_metric
+from receipt_label.exporters.totals import Totals, Trackers
+from tests.support import FakeClock, in_fork, make_metric
 
 IDS = {
     "user_id": "secret-user", "job_id": "secret-job", "batch_id": "secret-batch", "github_pr": 4711,
@@ -316,6 +316,21 @@ def test_eight_threads_add_up_exactly(client: UsageClient, registry: CollectorRe
         thread.join()
     assert samples(registry, "ai_usage_requests_total") == {OPENAI: 2000}
     assert samples(registry, "ai_usage_cost_usd_total") == {OPENAI: 200.0}
+
+
+def test_one_look_at_health_serves_a_second(client: UsageClient) -> None:
+    """A collection asks for each of its instruments; a new tracker is seen at once."""
+    clock = FakeClock()
+    trackers = Trackers(clock.monotonic)
+    tracker = AIUsageTracker(client)
+    assert trackers.health() == []
+    trackers.add(tracker)
+    first = trackers.health()
+    record(tracker)
+    clock.advance(0.9)
+    assert trackers.health() is first
+    clock.advance(0.2)
+    assert [health.recorded for health in trackers.health()] == [1]
 
 
 def test_labels_without_end_are_added_up_under_other() -> None:
