@@ -40,6 +40,7 @@ from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped, Usage
 
 if TYPE_CHECKING:
+    from receipt_label.batch_output import BatchOutput
     from receipt_label.exporters import MetricExporter
     from receipt_label.tracking import Tracked
 
@@ -401,6 +402,25 @@ class AIUsageTracker:
         from receipt_label.instrumentation import wrap_client
 
         return wrap_client(self, client, include_usage=include_usage)
+
+    def record_batch_output(
+        self,
+        content: object,
+        *,
+        timestamp: datetime | float | None = None,
+        **fields: Any,
+    ) -> BatchOutput:
+        """Record the calls of a batch from its output, at the price of batches.
+
+        ``content`` is the output of OpenAI's, Anthropic's, Gemini's or Bedrock's batch API: text or
+        bytes (JSON lines), what ``client.files.content(...)`` returned, or an iterable of results.
+        The same output recorded again counts once; for replies that say no time (Anthropic's,
+        embeddings) that takes the same ``timestamp`` again: give the batch's own end, a datetime or
+        seconds since 1970. ``fields`` as in ``record``. Raises TypeError for what is no output.
+        """
+        from receipt_label.batch_output import record_output
+
+        return record_output(self, content, timestamp=timestamp, **fields)
 
     def _recorded(self, metric: AIUsageMetric, answer: PutResult) -> None:
         """Tell the operation around, and the exporters, of a call. Raises nothing."""

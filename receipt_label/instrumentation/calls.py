@@ -52,7 +52,8 @@ class Instrument:
     ) -> Call | None:
         """Start a call now. None where an outer instrument counts what happens within.
 
-        ``service`` and ``operation`` hold where neither the address nor the reply tells.
+        ``service`` and ``operation`` win over what the address and the reply say: give them where
+        the client knows better.
         """
         if _suppressed.get():
             return None
@@ -98,9 +99,10 @@ class Call:
         error: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record what the vendor sent: anything that ``read_reply`` takes, None for nothing.
+        """Record what the vendor sent: anything that ``read_reply`` takes, or None.
 
-        What cannot be read is recorded without usage, never with guessed figures. ``status`` wins
+        What cannot be read, and None, is recorded without usage, never with guessed figures; what
+        ``read_reply`` skips is not recorded, nor is a ``Skipped`` handed in. ``status`` wins
         over the reply's; ``error`` names what broke a stream off that had begun.
         """
         try:
@@ -140,15 +142,16 @@ class Call:
             log_fault(fault)
 
     def _read(self, response: object, url: str | None, http_status: int | None) -> Reply | Skipped:
+        if isinstance(response, Skipped):
+            return response
         if response is None:
             return self._unread(url)
-        where = locate(url) if url else NOWHERE
         try:
             return read_reply(
                 response,
                 url=url,
                 http_status=http_status,
-                service=self.service if where.service is None else None,
+                service=self.service,
                 operation=self.operation,
                 request_model=self.request_model,
             )
@@ -162,7 +165,7 @@ class Call:
         return read_reply(
             {"usage": None, "model": model},
             url=url,
-            service=self.service if where.service is None else None,
+            service=self.service,
             operation=self.operation or where.operation,
             request_model=self.request_model,
         )

@@ -10,8 +10,8 @@ weakly and find it gone while the collector still closes it. A dropped stream mu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
@@ -119,15 +119,8 @@ def _sync_class(base: Any) -> type:
 
     def iter_bytes(self: Any, *args: Any, **kwargs: Any) -> Iterator[bytes]:
         watch: _Watch | None = self.__dict__.get(_WATCH)
-        if watch is None:
-            yield from base.iter_bytes(self, *args, **kwargs)
-            return
-        with closing(base.iter_bytes(self, *args, **kwargs)) as source:
-            data: bytes | None = b""
-            while data is not None:
-                data = watch.pull(self, source)
-                if shown := watch.piece(self, data):
-                    yield shown
+        source: Iterator[bytes] = base.iter_bytes(self, *args, **kwargs)
+        return source if watch is None else _pieces(self, watch, source)
 
     def close(self: Any) -> None:
         watch: _Watch | None = self.__dict__.get(_WATCH)
@@ -144,18 +137,10 @@ def _sync_class(base: Any) -> type:
 def _async_class(base: Any) -> type:
     """Return a subclass of an asynchronous response's class that looks."""
 
-    async def aiter_bytes(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+    def aiter_bytes(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
         watch: _Watch | None = self.__dict__.get(_WATCH)
-        async with aclosing(base.aiter_bytes(self, *args, **kwargs)) as source:
-            if watch is None:
-                async for piece in source:
-                    yield piece
-                return
-            data: bytes | None = b""
-            while data is not None:
-                data = await watch.pull_async(self, source)
-                if shown := watch.piece(self, data):
-                    yield shown
+        source: AsyncGenerator[bytes, None] = base.aiter_bytes(self, *args, **kwargs)
+        return source if watch is None else _AsyncPieces(self, watch, source)
 
     async def aclose(self: Any) -> None:
         watch: _Watch | None = self.__dict__.get(_WATCH)
@@ -166,6 +151,45 @@ def _async_class(base: Any) -> type:
                 watch.closed(self)
 
     return _subclass(base, aiter_bytes=aiter_bytes, aclose=aclose)
+
+
+def _pieces(response: Any, watch: _Watch, source: Any) -> Iterator[bytes]:
+    with closing(source):
+        data: bytes | None = b""
+        while data is not None:
+            data = watch.pull(response, source)
+            if shown := watch.piece(response, data):
+                yield shown
+
+
+class _AsyncPieces(AsyncGenerator[bytes, None]):
+    """What an asynchronous response yields, looked at.
+
+    No generator of its own: a loop that ends closes those left open all at once, and one more
+    around the response's would be found running by it.
+    """
+
+    def __init__(self, response: Any, watch: _Watch, source: AsyncGenerator[bytes, None]) -> None:
+        self._response = response
+        self._watch = watch
+        self._source = source
+        self._over = False
+
+    async def asend(self, value: None) -> bytes:
+        while not self._over:
+            data = await self._watch.pull_async(self._response, self._source)
+            self._over = data is None
+            if shown := self._watch.piece(self._response, data):
+                return shown
+        raise StopAsyncIteration
+
+    async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> bytes:
+        self._over = True
+        return await self._source.athrow(kind if value is None else value)
+
+    async def aclose(self) -> None:
+        self._over = True
+        await self._source.aclose()
 
 
 def _subclass(base: Any, **methods: Any) -> type:

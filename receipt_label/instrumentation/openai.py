@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from contextvars import Context, copy_context
+from typing import Any, Final
 
 from receipt_label.instrumentation.calls import Instrument
+from receipt_label.instrumentation.event_log import EventLog, body_of
+from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.instrumentation.stainless import Dialect, Exchange, wrap_stainless
+from receipt_label.usage.reply import Skipped
 
 __all__ = ["wrap"]
+
+_REMEMBERED: Final = 4096
+_RETRIEVED: Final = re.compile(r"/responses/[^/?]+/?(\?|$)")
+_BACKGROUND: Final = re.compile(rb'"background"\s*:\s*true')
+_UNFINISHED: Final = ("queued", "in_progress")
 
 
 def wrap(client: Any, instrument: Instrument, *, include_usage: bool) -> Any:
@@ -17,13 +27,20 @@ def wrap(client: Any, instrument: Instrument, *, include_usage: bool) -> Any:
 
 
 class _OpenAI(Dialect):
-    """``include_usage``: ask for the usage of streams, and hide the chunk that brings it."""
+    """``include_usage``: ask for the usage of streams, and hide the chunk that brings it.
+
+    A background response is a call when it is complete, whoever fetches it; it belongs to the
+    context that created it, where that was this client. Anything else that is fetched was counted
+    when it was made.
+    """
 
     def __init__(self, *, include_usage: bool) -> None:
         self._include_usage = include_usage
+        self._created: dict[str, Context | None] = {}
+        """Background responses of this client; None once recorded. Each access is atomic."""
 
     def service(self, client: Any) -> str | None:
-        """Return azure for its own client: behind a gateway no address says so."""
+        """Return azure for its own client, whatever gateway it is behind."""
         return "azure" if "Azure" in type(client).__name__ else None
 
     def prepare(self, exchange: Exchange, options: Any) -> Any:
@@ -33,8 +50,7 @@ class _OpenAI(Dialect):
             not self._include_usage
             or not isinstance(body, Mapping)
             or body.get("stream") is not True
-            or exchange.call.operation not in ("chat", "text_completion")
-            or not exchange.url.split("?")[0].endswith("/completions")
+            or not exchange.url.partition("?")[0].endswith("/completions")
         ):
             return options
         asked = body.get("stream_options")
@@ -43,3 +59,64 @@ class _OpenAI(Dialect):
         more = {**(asked if isinstance(asked, Mapping) else {}), "include_usage": True}
         exchange.hide_usage = True
         return options.model_copy(update={"json_data": {**body, "stream_options": more}})
+
+    def answered(self, exchange: Exchange, response: Any, metadata: dict[str, Any]) -> bool:
+        """See to background responses: when they are created, and when they are fetched."""
+        if exchange.method == "GET":
+            if _RETRIEVED.search(exchange.url):
+                self._retrieved(exchange, response, metadata)
+            return True
+        if response.is_closed and _BACKGROUND.search(response.content):
+            body = body_of(response.content)
+            if isinstance(body, Mapping) and body.get("status") in _UNFINISHED:
+                self._remember(str(body.get("id")), copy_context())
+        return False
+
+    def _retrieved(self, exchange: Exchange, response: Any, metadata: dict[str, Any]) -> None:
+        if not response.is_closed:
+            kind = response.headers.get("content-type", "")
+            if "event-stream" in kind:
+                watch_response(exchange.call, response, log=_BackgroundLog())
+            return
+        body = body_of(response.content)
+        if not isinstance(body, Mapping) or body.get("background") is not True:
+            return
+        if body.get("status") in _UNFINISHED:
+            return
+        name = str(body.get("id"))
+        context = self._created.get(name, copy_context())
+        if context is None:
+            return
+        self._remember(name, None)
+        exchange.call.operation = "chat"
+        context.copy().run(
+            exchange.call.reply,
+            body,
+            url=str(response.url),
+            latency_ms=_duration_ms(body),
+            metadata=metadata,
+        )
+
+    def _remember(self, name: str, context: Context | None) -> None:
+        self._created[name] = context
+        if len(self._created) > _REMEMBERED:
+            self._created.pop(next(iter(tuple(self._created))), None)
+
+
+class _BackgroundLog(EventLog):
+    """The stream of a response that is fetched: a call only if it was made in the background."""
+
+    def reply(self) -> object:
+        """Return its events, or that it is none."""
+        events = super().reply()
+        if isinstance(events, bytes) and _BACKGROUND.search(events):
+            return events
+        return Skipped("not_usage", "fetched")
+
+
+def _duration_ms(body: Mapping[str, Any]) -> float | None:
+    """Return how long a background response took: the request that fetches it says nothing."""
+    try:
+        return float(body["completed_at"] - body["created_at"]) * 1000
+    except (KeyError, TypeError):
+        return None

@@ -28,6 +28,7 @@ __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 _in_progress: ContextVar[Exchange | None] = ContextVar("receipt_usage_exchange", default=None)
 
 _OURS = "_receipt_usage_hook"
+_VARIANTS = ("with_raw_response", "with_streaming_response")
 _HOOKED = ("request", "_process_response", "copy", "with_options")
 
 
@@ -48,7 +49,7 @@ class Dialect:
     """What one vendor's SDK does its own way. The default suits any."""
 
     def service(self, client: Any) -> str | None:
-        """Return the service, where neither the address nor the reply tells it."""
+        """Return the service where the client knows it better than address and reply."""
         return None
 
     def prepare(self, exchange: Exchange, options: Any) -> Any:
@@ -83,6 +84,8 @@ def _shallow_copy(client: Any) -> Any:
         ours = name in _HOOKED and getattr(value, _OURS, False)
         if cached or ours:
             del own.__dict__[name]
+        elif name in _VARIANTS or getattr(value, "_client", None) is client:
+            own.__dict__[name] = type(value)(own)  # older SDKs make their resources at once
     if getattr(own, "_middleware_chain", None) is not None:  # it refers to the bare client
         own._middleware_chain = own._build_middleware_chain()  # noqa: SLF001 - as its __init__ does
     return own

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from receipt_label.instrumentation.calls import Call, Once, log_fault
@@ -178,23 +178,42 @@ def watch_iterator(record: ChunkStream, chunks: Iterator[Any]) -> Iterator[Any]:
 
 def watch_async_iterator(record: ChunkStream, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """Yield the chunks; record the call once they end, break, or are no longer wanted."""
-
-    async def watched() -> AsyncIterator[Any]:
-        try:
-            async for chunk in chunks:
-                record.take(chunk)
-                yield chunk
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            record.fail(error)
-            raise
-        finally:
-            record.end()
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
-
-    iterator = watched()
+    iterator = _AsyncChunks(record, chunks)
     record.end_with(iterator)
     return iterator
+
+
+class _AsyncChunks(AsyncGenerator[Any, None]):
+    """No generator of its own: a loop that ends closes those left open all at once, and one more
+    around another would be found running by it.
+    """
+
+    def __init__(self, record: ChunkStream, chunks: AsyncIterator[Any]) -> None:
+        self._record = record
+        self._chunks = chunks
+
+    async def asend(self, value: Any) -> Any:
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            self._record.end()
+            raise
+        except BaseException as error:
+            self._record.fail(error)
+            raise
+        self._record.take(chunk)
+        return chunk
+
+    async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> Any:
+        error = kind if value is None else value
+        self._record.fail(error() if isinstance(error, type) else error)
+        throw = getattr(self._chunks, "athrow", None)
+        if throw is None:
+            raise error
+        return await throw(error)
+
+    async def aclose(self) -> None:
+        self._record.end()
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()

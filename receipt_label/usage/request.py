@@ -17,7 +17,7 @@ from receipt_label.usage.batch_lines import BATCH, unwrap
 from receipt_label.usage.event_stream import fold
 from receipt_label.usage.figures import Json, first, harmless, inner, word
 from receipt_label.usage.google import camel
-from receipt_label.usage.openai_chat import owner_of
+from receipt_label.usage.openai_chat import UNKNOWN_ALIKE, owner_of
 from receipt_label.usage.plain import plain
 from receipt_label.usage.reading import Call, Reading
 from receipt_label.usage.reply import Fault, Reply, Skipped, Status
@@ -168,7 +168,7 @@ class Request:
             fault = "no_usage"
         if reading.inconsistent:
             reading.metadata["raw_usage"] = harmless(reading.raw_usage)
-        service = call.service or reading.service or owner_of(self.request_model) or "unknown"
+        service = call.service or self._service_of(reading)
         return Reply(
             service=service,
             model=self._model(reading, where, service),
@@ -185,6 +185,13 @@ class Request:
             metadata=reading.metadata,
             also=reading.also,
         )
+
+    def _service_of(self, reading: Reading) -> str:
+        """Return whose reply it is by its shape, or by the model where it names none itself."""
+        asked = owner_of(self.request_model)
+        if reading.service == UNKNOWN_ALIKE and not reading.model and asked:
+            return asked
+        return reading.service or asked or "unknown"
 
     def _model(self, reading: Reading, where: Address, service: str) -> str:
         """Return the model that served; on Bedrock by the id that it is called and priced by."""
