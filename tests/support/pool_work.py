@@ -33,3 +33,15 @@ def record_within(job: str) -> tuple[int, str | None]:
     scope = tracker.context(job_id=f"{job}/inner")
     scope.__enter__()
     return record(f"{job}/inner-call")
+
+
+def call_model(url: str, job: str) -> str | None:
+    """Call OpenAI's real client, wrapped, at ``url``, saying ``job``; return the job in force."""
+    import openai
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="stand-in", max_retries=0)
+    tracker_of(os.getpid()).wrap(client).chat.completions.create(
+        model="gpt-4o", messages=[{"role": "user", "content": job}], user=job
+    )
+    client.close()
+    return current().get("job_id")
