@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from receipt_label.carry import context_environment, wrap_context
     from receipt_label.client_manager import ClientConfig, ClientManager, get_client_manager
     from receipt_label.context import CONTEXT_FIELDS
-    from receipt_label.executor import ContextProcessPoolExecutor, ContextThreadPoolExecutor
+    from receipt_label.executor import ContextThreadPoolExecutor
     from receipt_label.exporters import MetricExporter
     from receipt_label.exporters.opentelemetry import OpenTelemetryExporter
     from receipt_label.exporters.prometheus import PrometheusExporter
     from receipt_label.operations import Operation
     from receipt_label.pricing import PriceBook, PriceFileError
+    from receipt_label.process_executor import ContextProcessPoolExecutor
     from receipt_label.scopes import (
         PartialFailures,
         ai_usage_context,
@@ -81,12 +82,13 @@ _MODULES = {
     "receipt_label.carry": "context_environment wrap_context",
     "receipt_label.client_manager": "ClientConfig ClientManager get_client_manager",
     "receipt_label.context": "CONTEXT_FIELDS",
-    "receipt_label.executor": "ContextProcessPoolExecutor ContextThreadPoolExecutor",
+    "receipt_label.executor": "ContextThreadPoolExecutor",
     "receipt_label.exporters": "MetricExporter",
     "receipt_label.exporters.opentelemetry": "OpenTelemetryExporter",
     "receipt_label.exporters.prometheus": "PrometheusExporter",
     "receipt_label.operations": "Operation",
     "receipt_label.pricing": "PriceBook PriceFileError",
+    "receipt_label.process_executor": "ContextProcessPoolExecutor",
     "receipt_label.scopes": "PartialFailures ai_usage_context ai_usage_tracked "
     "batch_ai_usage_context partial_failure_context",
     "receipt_label.tracker": "AIUsageTracker TrackerClosedError",
