@@ -128,9 +128,10 @@ class Operation:
             contexts.put_in_force(before)
 
     def note(self, metric: AIUsageMetric) -> None:
-        """Add a call that was recorded within, here and in every operation around this one."""
-        if metric.api_calls == 0:  # an operation's own record
-            return
+        """Add what was recorded within, here and in every operation around this one.
+
+        The record of an operation stands for no call and has no figures: it adds nothing.
+        """
         operation: Operation | None = self
         with _lock:
             while operation is not None:

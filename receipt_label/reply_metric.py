@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply, Usage
 
 __all__ = [
-    "Recent",
+    "REMEMBERED_REPLIES",
     "ReplyTimes",
     "in_variant",
     "metrics_of_reply",
@@ -70,28 +70,6 @@ class ReplyTimes:
             if len(self._times) > REMEMBERED_REPLIES:
                 self._times.popitem(last=False)
         return time
-
-
-class Recent:
-    """The identities that were recorded lately: the last 4,096 at least.
-
-    A record that is made again replaces the first in the store, so nothing else may count it twice.
-    Thread-safe without a lock: two threads that record the same at once may both be the first.
-    """
-
-    def __init__(self) -> None:
-        self._new: set[object] = set()
-        self._old: set[object] = set()
-
-    def has(self, identity: object) -> bool:
-        """Return whether ``identity`` was seen lately, and take note of it."""
-        if identity in self._new or identity in self._old:
-            return True
-        new = self._new
-        new.add(identity)
-        if len(new) >= REMEMBERED_REPLIES:
-            self._old, self._new = new, set()
-        return False
 
 
 def request_id_of(reply: Reply) -> str | None:

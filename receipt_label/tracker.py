@@ -27,9 +27,9 @@ from receipt_dynamo import (
 from receipt_label import context as contexts
 from receipt_label.context import as_id
 from receipt_label.faults import FaultLog
+from receipt_label.observers import Observers
 from receipt_label.pricing import PriceBook
 from receipt_label.reply_metric import (
-    Recent,
     ReplyTimes,
     in_variant,
     metrics_of_reply,
@@ -93,9 +93,8 @@ class AIUsageTracker:
             self._defaults["deployment_version"] = settings.deployment_version
         if defaults:
             self._defaults.update(self._checked("defaults", defaults))
-        self._repeats = Recent()
-        self._exporters = tuple(exporters)
-        self._bind_exporters()
+        self._observers = Observers(exporters, self.faults)
+        self._observers.bind(self)
         _trackers.add(self)
 
     @property
@@ -293,7 +292,7 @@ class AIUsageTracker:
         except Exception as error:
             return self._refuse(error, service, model, input_tokens, output_tokens, cost_usd)
         answer = self._client.put_ai_usage_metric(metric)
-        self._recorded(metric, answer)
+        self._observers.tell(metric, answer)
         return answer
 
     def record_response(
@@ -386,7 +385,7 @@ class AIUsageTracker:
             )
         answers = self._client.put_ai_usage_metrics(metrics)
         for metric, answer in zip(metrics, answers, strict=True):
-            self._recorded(metric, answer)
+            self._observers.tell(metric, answer)
         return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
 
     def wrap(self, client: _Client, *, include_usage: bool = False) -> _Client:
@@ -421,35 +420,6 @@ class AIUsageTracker:
         from receipt_label.batch_output import record_output
 
         return record_output(self, content, timestamp=timestamp, **fields)
-
-    def _recorded(self, metric: AIUsageMetric, answer: PutResult) -> None:
-        """Tell the operation around, and the exporters, of a call. Raises nothing."""
-        operation = contexts.in_force().operation
-        if (operation is None and not self._exporters) or self._repeats.has(metric.identity):
-            return
-        if operation is not None:
-            operation.note(metric)
-        if answer is not PutResult.DROPPED:
-            for exporter in self._exporters:
-                try:
-                    exporter.export(metric)
-                except Exception as error:
-                    self._exporter_failed(exporter, error)
-
-    def _bind_exporters(self) -> None:
-        for exporter in self._exporters:
-            try:
-                exporter.bind(self)
-            except Exception as error:
-                self._exporter_failed(exporter, error)
-
-    def _exporter_failed(self, exporter: object, error: Exception) -> None:
-        """Log a failure once for each exporter and kind, whatever line of the caller's it met."""
-        self.faults.log_once(
-            (id(exporter), type(error)),
-            f"{type(exporter).__name__} cannot export metrics, which are recorded all the same",
-            error,
-        )
 
     def _check_open(self) -> None:
         if self._closed:

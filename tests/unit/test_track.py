@@ -421,6 +421,7 @@ def test_one_tracked_object_serves_many_blocks_at_once(
             async with shared:
                 await asyncio.sleep(0)
                 record(tracker, request_id=f"t{n}-y")
+            assert current()["metadata"]["operation_id"] == operation.operation_id
             assert operation.calls == 2
 
     async def tasks() -> None:
