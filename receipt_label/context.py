@@ -165,7 +165,6 @@ def merged(
     if operation is not None:
         metadata = dict(fields.get("metadata", _EMPTY))
         around = outer.get("metadata", _EMPTY).get("operation_type")
-        metadata.pop("operation_id", None)
         if around is not None:
             metadata["parent_operation"] = around
         metadata["operation_type"] = operation

@@ -83,6 +83,19 @@ def test_records_within_carry_the_operation_and_its_fields(
     assert dict(current()) == {}
 
 
+def test_a_named_context_within_a_tracked_run_belongs_to_the_run(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """What the run sums up is found again by its id."""
+    with tracker.track("outer") as operation, ai_usage_context("inner"):
+        record(tracker, request_id="call")
+    assert operation.calls == 1
+    assert by_id(client)["call"].metadata == {
+        "operation_type": "inner", "parent_operation": "outer",
+        "operation_id": operation.operation_id,
+    }  # fmt: skip
+
+
 def test_an_exception_restores_the_context_and_stamps_nothing_later(
     tracker: AIUsageTracker, client: UsageClient
 ) -> None:
