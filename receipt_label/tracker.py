@@ -110,9 +110,9 @@ class AIUsageTracker:
     def context(self, **fields: Any) -> contexts.ContextScope:
         """Return a scope whose fields every record within it carries. ``with`` and ``async with``.
 
-        Fields: see ``CONTEXT_FIELDS``; ``metadata`` is merged key by key, None changes nothing. A
-        bad value is left out, logged once, and raises with ``strict=True``; an unknown name is a
-        TypeError.
+        Fields: see ``CONTEXT_FIELDS``; ``metadata`` and ``price_context`` are merged key by key,
+        None changes nothing. A bad value is left out, logged once, and raises with ``strict=True``;
+        an unknown name is a TypeError.
         """
         return contexts.ContextScope(self._checked("context()", fields))
 

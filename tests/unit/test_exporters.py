@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +142,7 @@ def collected(reader: InMemoryMetricReader) -> dict[str, dict[tuple[str, ...], A
     }
 
 
+USAGE = "gen_ai.client.inference.usage"
 CHAT = ("complete", "development", "chat", "openai", "gpt-4o")
 
 
@@ -183,11 +185,10 @@ def test_opentelemetry_shows_the_latest_names_on_demand(
     record(tracker, service="google", model="gemini-2.5-flash", cached_input_tokens=10)
     found = collected(reader)
     key = ("complete", "development", "chat", "gcp.gen_ai", "gemini-2.5-flash")
-    usage = "gen_ai.client.inference.usage"
-    assert found[f"{usage}.input_tokens"] == {key: 1000}
-    assert found[f"{usage}.output_tokens"] == {key: 100}
-    assert found[f"{usage}.cache_read.input_tokens"] == {key: 10}
-    assert found[f"{usage}.cache_write.input_tokens"] == {key: 0}
+    assert found[f"{USAGE}.input_tokens"] == {key: 1000}
+    assert found[f"{USAGE}.output_tokens"] == {key: 100}
+    assert found[f"{USAGE}.cache_read.input_tokens"] == {key: 10}
+    assert found[f"{USAGE}.cache_write.input_tokens"] == {key: 0}
     assert "gen_ai.client.token.usage" not in found
     assert "gen_ai.client.operation.duration" not in found
 
@@ -228,6 +229,28 @@ def test_wrong_conventions_are_refused_where_they_are_named() -> None:
 
 
 # Both
+
+
+@pytest.mark.parametrize("conventions", ["deployed", "latest"])
+def test_the_page_names_what_is_shown(
+    client: UsageClient, registry: CollectorRegistry, conventions: Any
+) -> None:
+    """docs/interop.md has every name, of Prometheus and of OpenTelemetry."""
+    page = (Path(__file__).parents[2] / "docs" / "interop.md").read_text(encoding="utf-8")
+    reader = InMemoryMetricReader()
+    exporters: list[MetricExporter] = [
+        PrometheusExporter(registry),
+        OpenTelemetryExporter(MeterProvider([reader]), conventions=conventions),
+    ]
+    tracker = AIUsageTracker(client, strict=True, exporters=exporters)
+    record(tracker, latency_ms=1.0)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    names = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
+    names |= collected(reader).keys()
+    assert len(names) >= 20
+    for name in names:
+        tail = "." + name.removeprefix("ai_usage.tracker.").removeprefix(f"{USAGE}.")
+        assert f"`{name}`" in page or f"`{tail}`" in page, name
 
 
 @pytest.mark.parametrize("kind", ["prometheus", "opentelemetry"])
