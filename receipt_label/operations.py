@@ -261,15 +261,16 @@ class Run:
         try:
             latency = self._seconds * 1000
             reply = self._reply_or_none(result) if status == "complete" else None
+            alone = reply is not None and self.operation.calls == 0
             if reply is not None:
                 contexts.put_in_force(self.frame)
                 self._tracker.record_reply(
                     reply,
-                    latency_ms=latency,
+                    latency_ms=latency if alone else None,
                     fallback_timestamp=self.began,
-                    metadata=self.operation.metadata,
+                    metadata=self.operation.metadata if alone else None,
                 )
-            else:
+            if not alone:
                 contexts.put_in_force(self._outer)
                 self._tracker.record(**self._record(status, error, latency))
         except Exception as fault:

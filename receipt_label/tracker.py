@@ -159,7 +159,7 @@ class AIUsageTracker:
 
         Each run leaves one record: latency (for generators the time within, not their reader's),
         status, the type of the error (its message only with ``error_messages``). Where the function
-        returns a vendor's reply that nobody within has recorded, that is the call's own record;
+        returns a vendor's reply and nothing was recorded within, that is the call's own record;
         ``reply`` takes it out of another result, such as ``lambda result: result["raw"]``. Else it
         is of service ``action``, not billable, and stands for no call, with the sums of the calls
         within in its metadata. With ``service`` the run is a call itself, of ``model``, priced by

@@ -332,6 +332,26 @@ def test_a_returned_reply_that_was_recorded_within_is_not_recorded_again(
     assert client.summarize()[0].calls == 1
 
 
+def test_a_returned_reply_beside_other_calls_is_one_more_call(
+    tracker: AIUsageTracker, client: UsageClient, watch: Callable[[float], None]
+) -> None:
+    """Its latency is not that of all of them; the run has a record of its own."""
+
+    @tracker.track("two")
+    def two() -> Any:
+        tracker.record_response(chat("chatcmpl-zyxwvutsrqponmlkjihg"))
+        watch(3)
+        return chat()
+
+    two()
+    metrics = {metric.response_id: metric for metric in client.query()}
+    assert len(metrics) == 3
+    run, returned = metrics[None], metrics["chatcmpl-0123456789abcdefghij"]
+    assert (run.latency_ms, returned.latency_ms) == (3000.0, None)
+    assert run.metadata["within"]["calls"] == 2
+    assert returned.metadata["operation_id"] == run.request_id
+
+
 @pytest.mark.parametrize(
     "result",
     [None, "text", '{"usage": 1}', {"usage": 5}, {"usage": {"disk": 1}}, [chat()], 7, object()],
