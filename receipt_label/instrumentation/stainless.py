@@ -80,12 +80,13 @@ def _shallow_copy(client: Any) -> Any:
     kind = type(client)
     own = copy.copy(client)
     for name, value in list(vars(own).items()):
-        cached = isinstance(inspect.getattr_static(kind, name, None), functools.cached_property)
-        ours = name in _HOOKED and getattr(value, _OURS, False)
-        if cached or ours:
+        if name in _HOOKED and getattr(value, _OURS, False):
             del own.__dict__[name]
         elif name in _VARIANTS or getattr(value, "_client", None) is client:
-            own.__dict__[name] = type(value)(own)  # older SDKs make their resources at once
+            if isinstance(inspect.getattr_static(kind, name, None), functools.cached_property):
+                del own.__dict__[name]
+            else:  # older SDKs make their resources at once
+                own.__dict__[name] = type(value)(own)
     if getattr(own, "_middleware_chain", None) is not None:  # it refers to the bare client
         own._middleware_chain = own._build_middleware_chain()  # noqa: SLF001 - as its __init__ does
     return own

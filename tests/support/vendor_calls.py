@@ -131,7 +131,10 @@ OPENAI_CALLS: dict[str, Method] = {
     ),
     "chat raw stream": Method(
         lambda c: c.chat.completions.with_raw_response.create(
-            model="gpt-4o-mini", messages=SAY, stream=True
+            model="gpt-4o-mini",
+            messages=SAY,
+            stream=True,
+            stream_options={"include_usage": True},
         ),
         STREAM,
     ),
@@ -141,7 +144,10 @@ OPENAI_CALLS: dict[str, Method] = {
     ),
     "chat streaming response of a stream": Method(
         lambda c: c.chat.completions.with_streaming_response.create(
-            model="gpt-4o-mini", messages=SAY, stream=True
+            model="gpt-4o-mini",
+            messages=SAY,
+            stream=True,
+            stream_options={"include_usage": True},
         ),
         STREAM,
     ),

@@ -254,6 +254,8 @@ class VendorServer:
         answer = recorded(asked.path, stream=asked.stream, model=model)
         if answer is None:
             return error(404, "not_found_error")
+        if asked.stream and not (asked.json.get("stream_options") or {}).get("include_usage"):
+            answer = _without_usage(answer)
         return _own(answer, number) if self.own_ids else answer
 
     def reset(self) -> None:
@@ -267,6 +269,13 @@ class VendorServer:
         """Return the requests until now and forget them."""
         asked, self.requests = self.requests, []
         return asked
+
+
+def _without_usage(answer: Answer) -> Answer:
+    """Return a stream as OpenAI sends it unless usage is asked for; other streams as they are."""
+    events = answer.body.replace(b'"usage":null,', b"").split(b"\n\n")
+    kept = [event for event in events if b'"choices":[],"usage":{' not in event]
+    return replace(answer, body=b"\n\n".join(kept)) if len(kept) < len(events) else answer
 
 
 def _own(answer: Answer, number: int) -> Answer:

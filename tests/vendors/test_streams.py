@@ -25,10 +25,10 @@ from tests.vendors.conftest import Make, Records
 USAGE = {"include_usage": True}
 
 
-def chat_stream(client: Any, **changes: Any) -> Any:
+def chat_stream(client: Any, stream_options: Any = USAGE) -> Any:
     """Ask for a stream of eleven chunks; the last has usage and no choices."""
-    asked = {"model": "gpt-4o-mini", "messages": SAY, "stream": True, **changes}
-    return client.chat.completions.create(**asked)
+    more = {} if stream_options is None else {"stream_options": stream_options}
+    return client.chat.completions.create(model="gpt-4o-mini", messages=SAY, stream=True, **more)
 
 
 def message_stream(client: Any) -> Any:
@@ -383,14 +383,14 @@ def test_include_usage_asks_for_usage_and_hides_the_chunk_that_brings_it(
             if helper:
                 async with client.chat.completions.stream(**asked) as stream:
                     return [event.chunk async for event in stream if event.type == "chunk"]
-            return [chunk async for chunk in await chat_stream(client)]
+            return [chunk async for chunk in await chat_stream(client, None)]
 
     def take() -> list[Any]:
         with client:
             if helper:
                 with client.chat.completions.stream(**asked) as stream:
                     return [event.chunk for event in stream if event.type == "chunk"]
-            return list(chat_stream(client))
+            return list(chat_stream(client, None))
 
     chunks = asyncio.run(take_async()) if asynchronous else take()
     sent = recorded("/v1/chat/completions", stream=True, model="gpt-4o-mini")

@@ -1,0 +1,183 @@
+"""Whose call it was: exact over threads, tasks and copies of clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from receipt_dynamo import UsageClient
+from receipt_label import AIUsageTracker, ContextThreadPoolExecutor
+from tests.support.vendor_calls import SAY
+from tests.support.vendor_server import VendorServer
+from tests.vendors.conftest import Make, Records
+
+
+def ask(client: Any, name: str, **more: Any) -> Any:
+    """Make a call that says in its model whom it is for, so that the record can be held to it."""
+    return client.chat.completions.create(model=name, messages=SAY, **more)
+
+
+def check(records: Records, expected: Counter[str]) -> None:
+    """Each record carries the job that its own request was made for."""
+    found = records()
+    assert all(record.metadata["request_model"] == record.job_id for record in found)
+    assert Counter(record.job_id for record in found) == expected
+
+
+def test_eight_threads_on_one_client_keep_their_jobs_apart(
+    server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """160 calls, streams among them: none is another's (an earlier system got 157 of 160 wrong)."""
+    server.own_ids = True
+    with tracker.wrap(make("OpenAI")) as client:
+
+        def work(number: int) -> None:
+            name = f"job-{number}"
+            for turn in range(20):
+                with tracker.context(job_id=name):
+                    answer = ask(client, name, stream=turn % 2 == 0)
+                if turn % 2 == 0:
+                    list(answer)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+    check(records, Counter({f"job-{number}": 20 for number in range(8)}))
+
+
+def test_two_hundred_tasks_on_one_client_keep_their_jobs_apart(
+    server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """All at once, some of them streams: every record is its own task's."""
+    server.own_ids = True
+
+    async def work(client: Any, number: int) -> None:
+        name = f"job-{number}"
+        with tracker.context(job_id=name):
+            if number % 3:
+                await ask(client, name)
+                return
+            stream = await ask(client, name, stream=True)
+        async for _ in stream:
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        async with tracker.wrap(make("AsyncOpenAI", timeout=60)) as client:
+            await asyncio.gather(*[work(client, number) for number in range(200)])
+
+    asyncio.run(run())
+    check(records, Counter({f"job-{number}": 1 for number in range(200)}))
+
+
+def test_a_pool_that_takes_contexts_along_keeps_the_job(
+    make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """A wrapped client used in a worker thread belongs to who handed the work over."""
+    with tracker.wrap(make("OpenAI")) as client, ContextThreadPoolExecutor(2) as pool:
+        with tracker.context(job_id="labels"):
+            done = pool.submit(ask, client, "labels")
+        done.result()
+    check(records, Counter({"labels": 1}))
+
+
+def test_one_client_within_another_s_call_counts_each_once(
+    server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """A tool that asks another model while a reply is streamed: two calls, two records
+    (trouble 30).
+    """
+    server.own_ids = True
+    with tracker.wrap(make("OpenAI")) as outer, tracker.wrap(make("Anthropic")) as inner:
+        for number, _ in enumerate(ask(outer, "gpt-4o-mini", stream=True)):
+            if number == 1:
+                inner.messages.create(model="claude-sonnet-5", max_tokens=9, messages=SAY)
+    assert Counter(record.service for record in records()) == {"openai": 1, "anthropic": 1}
+
+
+def test_a_client_wrapped_twice_counts_once(
+    make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """Also a copy of it, and a copy wrapped again (trouble 31)."""
+    with tracker.wrap(tracker.wrap(make("OpenAI"))) as client:
+        ask(client, "gpt-4o")
+        assert len(records()) == 1
+        tracker.wrap(client.with_options(timeout=9)).copy().chat.completions.create(
+            model="gpt-4o-mini", messages=SAY, stream=True
+        ).close()
+    assert len(records()) == 2
+
+
+def test_the_last_tracker_that_wraps_a_client_is_the_one_that_counts(
+    make: Make, tracker: AIUsageTracker, client: UsageClient, open_client: Any, tmp_path: Any
+) -> None:
+    """Another tracker takes over in its own copy; the first keeps the client that it returned."""
+    other_client = open_client(usage_dir=tmp_path / "other")
+    other = AIUsageTracker(other_client)
+    with tracker.wrap(make("OpenAI")) as first:
+        second = other.wrap(first)
+        ask(second, "gpt-4o")
+        client.flush()
+        other_client.flush()
+        assert (len(list(client.query())), len(list(other_client.query()))) == (0, 1)
+        ask(first, "gpt-4o")
+        client.flush()
+        assert len(list(client.query())) == 1
+
+
+def test_the_client_that_was_given_stays_bare(
+    make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """Its resources, made before or after, are its own; what it changes is not the other's."""
+    with make("OpenAI") as bare:
+        before = bare.chat.completions
+        wrapped = tracker.wrap(bare)
+        assert type(wrapped) is type(bare)
+        assert wrapped.chat.completions is not before
+        assert bare.chat.completions is before
+        assert "request" not in vars(bare)
+        assert wrapped.api_key == bare.api_key
+        assert wrapped.base_url == bare.base_url
+        ask(bare, "gpt-4o")
+    assert records() == []
+
+
+@pytest.mark.parametrize(
+    "thing", [object(), "gpt-4o", None, AIUsageTracker], ids=lambda thing: type(thing).__name__
+)
+def test_what_is_no_client_is_a_type_error_that_says_what_is(
+    thing: Any, tracker: AIUsageTracker
+) -> None:
+    """At once, not at the first call."""
+    with pytest.raises(TypeError, match=r"cannot wrap .*OpenAI"):
+        tracker.wrap(thing)
+
+
+def test_a_resource_of_a_client_is_a_type_error_that_says_so(
+    make: Make, tracker: AIUsageTracker
+) -> None:
+    """client.chat instead of the client."""
+    with make("OpenAI") as client, pytest.raises(TypeError, match="not the client itself"):
+        tracker.wrap(client.chat)
+
+
+def test_a_class_of_the_user_s_own_is_wrapped_as_its_base(
+    server: VendorServer, tracker: AIUsageTracker, records: Records
+) -> None:
+    """With what it adds, and without calling its constructor again."""
+    import openai
+
+    class Pipeline(openai.OpenAI):
+        def __init__(self, purpose: str) -> None:
+            super().__init__(api_key="stand-in", base_url=f"{server.url}/v1", max_retries=0)
+            self.purpose = purpose
+
+        def total(self) -> Any:
+            return ask(self, "gpt-4o")
+
+    with tracker.wrap(Pipeline("labels")) as client:
+        assert (type(client), client.purpose) == (Pipeline, "labels")
+        client.total()
+    assert len(records()) == 1

@@ -1,0 +1,119 @@
+"""Whose call it is: by the address, by the reply, by the kind of client."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from receipt_label import AIUsageTracker
+from tests.support.vendor_calls import SAY
+from tests.support.vendor_server import Answer, VendorServer, recorded
+from tests.vendors.conftest import Make, Records
+
+http = openai._base_client.httpx2 if hasattr(openai._base_client, "httpx2") else None
+if http is None:
+    import httpx as http  # older SDKs
+
+
+def answering(answer: Answer) -> Any:
+    """Return an HTTP client that answers itself, whatever the address."""
+
+    def respond(request: Any) -> Any:
+        headers = {"content-type": answer.content_type}
+        return http.Response(answer.status, headers=headers, content=answer.body)
+
+    return http.Client(transport=http.MockTransport(respond))
+
+
+ALIKES = [
+    ("https://api.groq.com/openai/v1", "llama-3.3-70b-versatile", "groq"),
+    ("https://openrouter.ai/api/v1", "openai/gpt-4o", "openrouter"),
+    ("https://api.mistral.ai/v1", "mistral-large-latest", "mistral"),
+    ("https://api.x.ai/v1", "grok-4", "x-ai"),
+    ("https://gateway.example/deepseek/v1", "deepseek-chat", "deepseek"),
+    ("http://localhost:11434/v1", "llama3.2", "ollama"),
+    ("https://unknown.example/v1", "llama3.2", "openai_compatible"),
+]
+
+
+@pytest.mark.parametrize(("url", "model", "service"), ALIKES)
+def test_an_alike_is_known_by_its_address(
+    url: str, model: str, service: str, tracker: AIUsageTracker, records: Records
+) -> None:
+    """The OpenAI SDK with another's base URL: another's call, at another's price."""
+    found = recorded("/v1/chat/completions", model="gpt-4o")
+    assert found is not None
+    body = {**json.loads(found.body), "model": model}
+    bare = openai.OpenAI(
+        api_key="stand-in",
+        base_url=url,
+        http_client=answering(Answer(json.dumps(body).encode())),
+    )
+    with tracker.wrap(bare) as client:
+        client.chat.completions.create(model=model, messages=SAY)
+    (record,) = records()
+    assert (record.service, record.model, record.input_tokens) == (service, model, 14)
+
+
+def test_a_stream_that_was_read_before_it_is_handed_over_counts_too(
+    tracker: AIUsageTracker, records: Records
+) -> None:
+    """As stand-ins of HTTP clients do it."""
+    found = recorded("/v1/chat/completions", stream=True, model="gpt-4o-mini")
+    assert found is not None
+    bare = openai.OpenAI(api_key="stand-in", http_client=answering(found))
+    with tracker.wrap(bare) as client:
+        list(client.chat.completions.create(model="gpt-4o-mini", messages=SAY, stream=True))
+    (record,) = records()
+    assert (record.status, record.input_tokens) == ("complete", 78)
+
+
+VERTEX = {"project_id": "p", "region": "us-east5", "access_token": "stand-in"}
+BEDROCK = {
+    "aws_region": "us-east-1",
+    "aws_access_key": "stand-in",
+    "aws_secret_key": "stand-in",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "service"),
+    [("AnthropicVertex", VERTEX, "google"), ("AnthropicBedrock", BEDROCK, "aws")],
+)
+def test_anthropic_in_another_s_cloud_is_the_cloud_s_call(
+    kind: str,
+    arguments: dict[str, str],
+    service: str,
+    server: VendorServer,
+    tracker: AIUsageTracker,
+    records: Records,
+) -> None:
+    """Vertex and Bedrock bill it, at their prices, by the model that was asked for."""
+    model = "us.anthropic.claude-sonnet-4-5-20250929-v1:0" if service == "aws" else "claude-x"
+    found = recorded("/v1/messages", model="claude-sonnet-4-5")
+    assert found is not None
+    server.script(found)
+    try:
+        bare = getattr(anthropic, kind)(base_url=server.url, max_retries=0, **arguments)
+        with tracker.wrap(bare) as client:
+            client.messages.create(model=model, max_tokens=9, messages=SAY)
+    except (ImportError, ModuleNotFoundError) as missing:
+        pytest.skip(str(missing))
+    (record,) = records()
+    assert (record.service, record.input_tokens) == (service, 107)
+    if service == "aws":
+        assert record.model == model
+
+
+def test_images_of_an_unnamed_host_are_of_the_model_that_was_asked_for(
+    make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """A reply that names no model is its owner's whose model was asked for."""
+    with tracker.wrap(make("OpenAI")) as client:
+        client.images.generate(model="gpt-image-1", prompt="a receipt")
+    (record,) = records()
+    assert (record.service, record.model) == ("openai", "gpt-image-1")
