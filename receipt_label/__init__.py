@@ -23,10 +23,24 @@ if TYPE_CHECKING:
         open_usage_client,
     )
     from receipt_label.aws_lambda import flush_after_invocation
-    from receipt_label.context import CONTEXT_FIELDS, wrap_context
+    from receipt_label.carry import context_environment, wrap_context
+    from receipt_label.client_manager import ClientConfig, ClientManager, get_client_manager
+    from receipt_label.context import CONTEXT_FIELDS
     from receipt_label.executor import ContextThreadPoolExecutor
+    from receipt_label.exporters import MetricExporter
+    from receipt_label.exporters.opentelemetry import OpenTelemetryExporter
+    from receipt_label.exporters.prometheus import PrometheusExporter
     from receipt_label.masking import mask
+    from receipt_label.operations import Operation
     from receipt_label.pricing import PriceBook, PriceFileError
+    from receipt_label.process_executor import ContextProcessPoolExecutor
+    from receipt_label.scopes import (
+        PartialFailures,
+        ai_usage_context,
+        ai_usage_tracked,
+        batch_ai_usage_context,
+        partial_failure_context,
+    )
     from receipt_label.tracker import AIUsageTracker, TrackerClosedError
     from receipt_label.usage_logger import UsageLogger
 
@@ -34,20 +48,34 @@ __all__ = [
     "CONTEXT_FIELDS",
     "AIUsageMetric",
     "AIUsageTracker",
+    "ClientConfig",
+    "ClientManager",
+    "ContextProcessPoolExecutor",
     "ContextThreadPoolExecutor",
     "Environment",
     "FlushReport",
+    "MetricExporter",
+    "OpenTelemetryExporter",
+    "Operation",
+    "PartialFailures",
     "PriceBook",
     "PriceFileError",
+    "PrometheusExporter",
     "PutResult",
     "TrackerClosedError",
     "UsageLogger",
     "UsageQuery",
     "__version__",
+    "ai_usage_context",
+    "ai_usage_tracked",
+    "batch_ai_usage_context",
+    "context_environment",
     "detect_environment",
     "flush_after_invocation",
+    "get_client_manager",
     "mask",
     "open_usage_client",
+    "partial_failure_context",
     "wrap_context",
 ]
 
@@ -55,10 +83,19 @@ _MODULES = {
     "receipt_dynamo": "AIUsageMetric Environment FlushReport PutResult UsageQuery __version__ "
     "detect_environment open_usage_client",
     "receipt_label.aws_lambda": "flush_after_invocation",
-    "receipt_label.context": "CONTEXT_FIELDS wrap_context",
+    "receipt_label.carry": "context_environment wrap_context",
+    "receipt_label.client_manager": "ClientConfig ClientManager get_client_manager",
+    "receipt_label.context": "CONTEXT_FIELDS",
     "receipt_label.executor": "ContextThreadPoolExecutor",
+    "receipt_label.exporters": "MetricExporter",
+    "receipt_label.exporters.opentelemetry": "OpenTelemetryExporter",
+    "receipt_label.exporters.prometheus": "PrometheusExporter",
     "receipt_label.masking": "mask",
+    "receipt_label.operations": "Operation",
     "receipt_label.pricing": "PriceBook PriceFileError",
+    "receipt_label.process_executor": "ContextProcessPoolExecutor",
+    "receipt_label.scopes": "PartialFailures ai_usage_context ai_usage_tracked "
+    "batch_ai_usage_context partial_failure_context",
     "receipt_label.tracker": "AIUsageTracker TrackerClosedError",
     "receipt_label.usage_logger": "UsageLogger",
 }

@@ -1,19 +1,25 @@
-"""The context that travels with the caller: who a call is made for.
+"""The context that travels with the caller: who a call is made for, and within which operation.
 
 One ContextVar holds an immutable chain of the entries in force. Each asyncio task and each thread
-sees its own; a new thread starts without one, so work handed to a pool takes it along with
-``wrap_context`` or ``ContextThreadPoolExecutor``.
+sees its own; a new thread or process starts without one, and takes one along by what ``carry.py``
+and ``executor.py`` offer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, copy_context
-from functools import wraps
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
 
-__all__ = ["CONTEXT_FIELDS", "ContextScope", "current", "wrap_context"]
+from receipt_dynamo import AIUsageMetric
+
+if TYPE_CHECKING:
+    from receipt_label.operations import Operation
+
+__all__ = ["CONTEXT_FIELDS", "ContextScope", "current"]
 
 CONTEXT_FIELDS = frozenset(
     {
@@ -29,35 +35,63 @@ CONTEXT_FIELDS = frozenset(
         "environment",
         "deployment_version",
         "metadata",
+        "price_context",
     }
 )
-"""What a context may carry: the attribution of a metric, and metadata (merged key by key)."""
+"""What a context may carry: the attribution of a metric; metadata, and the variant of the price
+(``{"processing": "batch"}``), both merged key by key."""
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_MERGED = ("metadata", "price_context")
+_TEXT_IDS = CONTEXT_FIELDS - {"github_pr", *_MERGED}
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Frame:
-    """One entry of a scope: the fields in force from there on, and what was in force before."""
+class Frame:
+    """One entry of a scope: what is in force from there on, and what was before."""
 
-    __slots__ = ("fields", "outer", "scope")
+    __slots__ = ("fields", "operation", "outer", "scope")
 
     def __init__(
-        self, fields: Mapping[str, Any], scope: ContextScope | None, outer: _Frame | None
+        self,
+        fields: Mapping[str, Any],
+        scope: object = None,
+        outer: Frame | None = None,
+        operation: Operation | None = None,
     ) -> None:
         self.fields = fields
         self.scope = scope
         self.outer = outer
+        self.operation = operation
 
 
-_NOTHING = _Frame(_EMPTY, None, None)
-_context: ContextVar[_Frame] = ContextVar("receipt_usage_context", default=_NOTHING)
+_context: ContextVar[Frame | None] = ContextVar("receipt_usage_context", default=None)
+_root: Frame | None = None
+
+
+def in_force() -> Frame:
+    """Return the entry in force here; that of the process where no scope was entered."""
+    return _context.get() or _of_process()
+
+
+def put_in_force(frame: Frame) -> None:
+    """Make ``frame`` the entry in force, without an end: the caller puts the old one back."""
+    _context.set(frame)
 
 
 def current() -> Mapping[str, Any]:
     """Return the fields in force here; read-only."""
-    return _context.get().fields
+    return (_context.get() or _of_process()).fields
+
+
+def _of_process() -> Frame:
+    """Return the entry that this process was started with (see ``carry.py``); read once."""
+    global _root  # noqa: PLW0603 - a fact of the process
+    if _root is None:
+        from receipt_label.carry import fields_of_process
+
+        _root = Frame(MappingProxyType(fields_of_process()))
+    return _root
 
 
 class ContextScope:
@@ -71,14 +105,16 @@ class ContextScope:
     another task finishes, or one that ends after the scope around it) there is nothing to restore.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_operation")
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
+    def __init__(self, fields: Mapping[str, Any], operation: str | None = None) -> None:
         self._fields = fields
+        self._operation = operation
 
     def __enter__(self) -> Self:
-        outer = _context.get()
-        _context.set(_Frame(_merged(outer.fields, self._fields), self, outer))
+        outer = in_force()
+        fields = merged(outer.fields, self._fields, self._operation)
+        _context.set(Frame(fields, self, outer, outer.operation))
         return self
 
     def __exit__(
@@ -87,7 +123,7 @@ class ContextScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
+        leave(self)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -98,33 +134,104 @@ class ContextScope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        frame = _context.get()
-        while frame.outer is not None:
-            if frame.scope is self:
-                _context.set(frame.outer)
-                return
-            frame = frame.outer
+        leave(self)
 
 
-def _merged(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> Mapping[str, Any]:
+def leave(scope: object) -> Frame | None:
+    """Restore what the newest entry of ``scope`` found here, and return that entry.
+
+    None where no entry of it is in force.
+    """
+    frame = in_force()
+    while frame.outer is not None:
+        if frame.scope is scope:
+            _context.set(frame.outer)
+            return frame
+        frame = frame.outer
+    return None
+
+
+def merged(
+    outer: Mapping[str, Any],
+    inner: Mapping[str, Any],
+    operation: str | None = None,
+    operation_id: str | None = None,
+) -> Mapping[str, Any]:
+    """Return the fields of both, the inner ones first, and in their metadata the operation."""
     fields = {**outer, **inner}
-    if "metadata" in outer and "metadata" in inner:
-        fields["metadata"] = {**outer["metadata"], **inner["metadata"]}
+    for name in _MERGED:
+        if name in outer and name in inner:
+            fields[name] = {**outer[name], **inner[name]}
+    if operation is not None:
+        metadata = dict(fields.get("metadata", _EMPTY))
+        around = outer.get("metadata", _EMPTY).get("operation_type")
+        if around is not None:
+            metadata["parent_operation"] = around
+        metadata["operation_type"] = operation
+        if operation_id is not None:
+            metadata["operation_id"] = operation_id
+        fields["metadata"] = metadata
     return MappingProxyType(fields)
 
 
-def wrap_context(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Return ``function`` bound to the context in force now, for a thread that has none.
+def checked_fields(
+    what: str,
+    fields: Mapping[str, Any],
+    *,
+    strict: bool,
+    complain: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return the fields as records will carry them, without those that are None.
 
-    Each call runs in a copy of its own, so the result may be called by several threads at once.
+    A value that no metric may have is told to ``complain`` and left out; with ``strict`` it raises
+    ValueError. Raises TypeError for a name that is no field, in the name of ``what``.
     """
-    context = copy_context()
+    unknown = fields.keys() - CONTEXT_FIELDS
+    if unknown:
+        raise TypeError(
+            f"{what} has no field {sorted(unknown)[0]!r}: one of "
+            f"{', '.join(sorted(CONTEXT_FIELDS))}"
+        )
+    good: dict[str, Any] = {}
+    for name, value in fields.items():
+        if value is None:
+            continue
+        try:
+            good[name] = _checked(name, value)
+        except Exception as error:
+            if strict:
+                raise
+            complain(f"{_text(error)}. It is left out of the context")
+    return good
 
-    @wraps(function)
-    def in_context(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return context.copy().run(function, *args, **kwargs)
 
-    return in_context
+def _checked(name: str, value: Any) -> Any:
+    if name == "price_context":
+        return _checked_price_context(value)
+    probe = AIUsageMetric("context", "context", "context", EPOCH, "-", **{name: as_id(name, value)})
+    return getattr(probe, name)
+
+
+def _checked_price_context(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    ):
+        raise ValueError(
+            f"price_context={value!r:.60} is no variant of a price: pass a dict of texts, such as "
+            "{'processing': 'batch'}"
+        )
+    return dict(value)
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # an error without text
+        return type(error).__name__
+
+
+def as_id(name: str, value: Any) -> Any:
+    """Return numbers and UUIDs that stand for an id as text; everything else as it is."""
+    if name in _TEXT_IDS and (type(value) is int or isinstance(value, UUID)):
+        return str(value)
+    return value

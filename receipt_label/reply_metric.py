@@ -18,7 +18,14 @@ from receipt_label.pricing import Price, PriceBook
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply, Usage
 
-__all__ = ["ReplyTimes", "metrics_of_reply", "price_fields", "request_id_of"]
+__all__ = [
+    "REMEMBERED_REPLIES",
+    "ReplyTimes",
+    "in_variant",
+    "metrics_of_reply",
+    "price_fields",
+    "request_id_of",
+]
 
 Mask = Callable[[dict[str, Any]], None]
 
@@ -146,6 +153,18 @@ def metrics_of_reply(
             for number, other in enumerate(reply.also, 1)
         ]
     return metrics
+
+
+def in_variant(reply: Reply, variant: Mapping[str, str]) -> Reply:
+    """Return the reply, and the calls inside it, in a variant of the price that the caller names.
+
+    What the vendor says of the same kind wins: a reply knows its own service tier.
+    """
+    return msgspec.structs.replace(
+        reply,
+        price_context={**variant, **reply.price_context},
+        also=tuple(in_variant(other, variant) for other in reply.also),
+    )
 
 
 def _inner_id(request_id: str, number: int) -> str:

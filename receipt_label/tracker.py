@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from receipt_dynamo import (
     AIUsageMetric,
@@ -28,24 +25,31 @@ from receipt_dynamo import (
     open_usage_client,
 )
 from receipt_label import context as contexts
+from receipt_label.context import as_id
+from receipt_label.faults import FaultLog
 from receipt_label.masking import RecordMask
+from receipt_label.observers import Observers
 from receipt_label.pricing import PriceBook
-from receipt_label.reply_metric import ReplyTimes, metrics_of_reply, price_fields, request_id_of
+from receipt_label.reply_metric import (
+    ReplyTimes,
+    in_variant,
+    metrics_of_reply,
+    price_fields,
+    request_id_of,
+)
 from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped, Usage
 
 if TYPE_CHECKING:
     from receipt_label.batch_output import BatchOutput
+    from receipt_label.exporters import MetricExporter
+    from receipt_label.tracking import Tracked
 
 __all__ = ["AIUsageTracker", "TrackerClosedError"]
 
 _Client = TypeVar("_Client")
-
-_log = logging.getLogger("receipt_label.tracker")
-_MAX_FAULTS = 1000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_METADATA: Mapping[str, Any] = {}
-_TEXT_IDS = contexts.CONTEXT_FIELDS - {"github_pr", "metadata"}
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class TrackerClosedError(UsageError, RuntimeError):
@@ -59,6 +63,8 @@ class AIUsageTracker:
     MEMORY, DROPPED or SKIPPED. With ``strict=True`` (for tests) bad values and use after ``close``
     raise. ``client`` defaults to the one for this environment, which ``close`` then closes too;
     ``prices`` is a PriceBook or the path of a price file (default: ``RECEIPT_USAGE_PRICES``).
+    ``defaults`` are context fields that every record carries unless something else says otherwise;
+    each of ``exporters`` sees every metric once it is stored (see ``MetricExporter``).
 
     Metadata and errors are masked before anything is written (:func:`receipt_label.mask`).
     ``mask`` is a callable that does more of it, or False for none at all. Metadata under the names
@@ -77,23 +83,28 @@ class AIUsageTracker:
         mask: Callable[[Any], Any] | bool | None = None,
         record_content: bool = False,
         now: Callable[[], datetime] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        exporters: Iterable[MetricExporter] = (),
     ) -> None:
         self.strict = strict
         self._mask = RecordMask(
             mask, record_content=record_content, on_failure=self._note_mask_failure
         )
+        self.faults = FaultLog(self._mask.message)
         self._owns_client = client is None
         self._client = open_usage_client() if client is None else client
         self._book = _load_book(prices, self._client.settings.prices)
         self._now = now or (lambda: datetime.now(UTC))
         self._closed = False
         self._times = ReplyTimes()
-        self._faults: set[str] = set()  # Guarded by _faults_lock
-        self._faults_lock = threading.RLock()  # a signal handler may record within it
         settings = self._client.settings
         self._defaults: dict[str, Any] = {"environment": str(settings.environment)}
         if settings.deployment_version:
             self._defaults["deployment_version"] = settings.deployment_version
+        if defaults:
+            self._defaults.update(self._checked("defaults", defaults))
+        self._observers = Observers(exporters, self.faults)
+        self._observers.bind(self)
         _trackers.add(self)
 
     @property
@@ -109,32 +120,108 @@ class AIUsageTracker:
     def context(self, **fields: Any) -> contexts.ContextScope:
         """Return a scope whose fields every record within it carries. ``with`` and ``async with``.
 
-        Fields: see ``CONTEXT_FIELDS``; ``metadata`` is merged key by key, None changes nothing. A
-        bad value is left out, logged once, and raises with ``strict=True``; an unknown name is a
-        TypeError.
+        Fields: see ``CONTEXT_FIELDS``; ``metadata`` and ``price_context`` are merged key by key,
+        None changes nothing. A bad value is left out, logged once, and raises with ``strict=True``;
+        an unknown name is a TypeError.
         """
-        unknown = fields.keys() - contexts.CONTEXT_FIELDS
-        if unknown:
-            raise TypeError(
-                f"context() has no field {sorted(unknown)[0]!r}: one of "
-                f"{', '.join(sorted(contexts.CONTEXT_FIELDS))}"
-            )
-        good: dict[str, Any] = {}
-        for name, value in fields.items():
-            if value is None:
-                continue
-            try:
-                probe = AIUsageMetric(
-                    "context", "context", "context", _EPOCH, "-", **{name: _as_id(name, value)}
-                )
-            except Exception as error:
-                if self.strict:
-                    raise
-                with suppress(Exception):  # an error without text
-                    self._log_fault(f"{error}. It is left out of the context")
-            else:
-                good[name] = self._mask.id(getattr(probe, name))
-        return contexts.ContextScope(good)
+        return contexts.ContextScope(self._checked("context()", fields))
+
+    def _checked(self, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        found = contexts.checked_fields(what, fields, strict=self.strict, complain=self.faults.log)
+        return {name: self._mask.id(value) for name, value in found.items()}
+
+    @overload
+    def track(self, operation: _F, /) -> _F: ...
+    @overload
+    def track(
+        self,
+        operation: str | None = None,
+        /,
+        *,
+        service: str | None = None,
+        model: str | None = None,
+        reply: Callable[[Any], object] | None = None,
+        error_messages: bool = False,
+        **fields: Any,
+    ) -> Tracked: ...
+    def track(
+        self,
+        operation: str | Callable[..., Any] | None = None,
+        /,
+        *,
+        service: str | None = None,
+        model: str | None = None,
+        reply: Callable[[Any], object] | None = None,
+        error_messages: bool = False,
+        **fields: Any,
+    ) -> Any:
+        """Track an operation of the pipeline's: decorate a function, or enter a block.
+
+            @tracker.track
+            def label(receipt): ...
+
+            with tracker.track("label", job_id="j") as operation:
+                operation.record_response(reply)
+
+        Functions, coroutine functions, generators and async generators, methods of every kind; a
+        block needs a name, a function has one. What is recorded within carries the operation in
+        its metadata (``operation_type``, ``operation_id``, ``parent_operation``) and ``fields``,
+        which are those of ``context``.
+
+        Each run leaves one record: latency (for generators the time within, not their reader's),
+        status, the type of the error (its message only with ``error_messages``). Where the function
+        returns a vendor's reply and nothing was recorded within, that is the call's own record;
+        ``reply`` takes it out of another result, such as ``lambda result: result["raw"]``. Else it
+        is of service ``action``, not billable, and stands for no call, with the sums of the calls
+        within in its metadata. With ``service`` the run is a call itself, of ``model``, priced by
+        the price book. See ``Operation``. Recording raises nothing unless ``strict``; TypeError
+        where it is used wrongly.
+        """
+        from receipt_label.tracking import track
+
+        return track(
+            self,
+            operation,
+            service=service,
+            model=model,
+            reply=reply,
+            error_messages=error_messages,
+            fields=self._checked("track()", fields),
+        )
+
+    def tool(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        cost: Decimal | int | str | None = None,
+        service: str = "tool",
+        bill_failures: bool = False,
+        error_messages: bool = False,
+        **fields: Any,
+    ) -> Tracked:
+        """Track a tool that costs ``cost`` USD a call: decorate a function, or enter a block.
+
+            @tracker.tool(cost=Decimal("0.01"))
+            def look_up(vat_number): ...
+
+        Each call is one record of ``service``, the tool's name as model, ``execute_tool`` as
+        operation. A call that raises costs nothing, unless ``bill_failures``. Without ``cost`` it
+        is not billable. Calls of AI services within carry the tool's name. Else as ``track``.
+
+        Raises ValueError for a cost that is not exact money, such as a float.
+        """
+        from receipt_label.tracking import tool
+
+        return tool(
+            self,
+            name,
+            cost=cost,
+            service=service,
+            bill_failures=bill_failures,
+            error_messages=error_messages,
+            fields=self._checked("tool()", fields),
+        )
 
     def record(
         self,
@@ -168,9 +255,10 @@ class AIUsageTracker:
             self._check_open()
             merged = {**self._defaults, **contexts.current()}
             merged["metadata"] = _merged_metadata(merged.get("metadata"), metadata)
+            variant = _merged_metadata(merged.pop("price_context", None), price_context)
             for name, value in fields.items():
                 if value is not None:
-                    merged[name] = self._mask.id(_as_id(name, value))
+                    merged[name] = self._mask.id(as_id(name, value))
             time = self._now() if timestamp is None else timestamp
             if cost_usd is not None:
                 merged["cost_usd"] = cost_usd
@@ -191,16 +279,17 @@ class AIUsageTracker:
                         timestamp=time,
                         usage=usage,
                         api_calls=api_calls,
-                        context=price_context,
+                        context=variant,
                         provider_cost_usd=merged.get("provider_cost_usd"),
                         fault=_fault(usage, merged.get("error")),
                     )
                 )
+            operation = operation or merged["metadata"].get("operation_type")
             self._mask.apply(merged)
             metric = AIUsageMetric(
                 service=service,  # type: ignore[arg-type]  # None is refused there, by name
                 model=model,  # type: ignore[arg-type]
-                operation=operation,  # type: ignore[arg-type]
+                operation=operation,
                 timestamp=time,
                 request_id=request_id or "",
                 api_calls=api_calls,
@@ -214,7 +303,9 @@ class AIUsageTracker:
             )
         except Exception as error:
             return self._refuse(error, service, model, input_tokens, output_tokens, cost_usd)
-        return self._client.put_ai_usage_metric(metric)
+        answer = self._client.put_ai_usage_metric(metric)
+        self._observers.tell(metric, answer)
+        return answer
 
     def record_response(
         self,
@@ -262,6 +353,7 @@ class AIUsageTracker:
         request_id: str | None = None,
         fallback_request_id: str | None = None,
         fallback_timestamp: datetime | None = None,
+        price_context: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> PutResult:
@@ -275,9 +367,12 @@ class AIUsageTracker:
             self._check_open()
             merged = {**self._defaults, **contexts.current()}
             merged["metadata"] = _merged_metadata(merged.get("metadata"), metadata)
+            variant = _merged_metadata(merged.pop("price_context", None), price_context)
+            if variant:
+                reply = in_variant(reply, variant)
             for name, value in fields.items():
                 if value is not None:
-                    merged[name] = self._mask.id(_as_id(name, value))
+                    merged[name] = self._mask.id(as_id(name, value))
             time = timestamp or reply.created or fallback_timestamp
             if time is None:
                 time = self._times.of(reply, self._now())
@@ -302,6 +397,8 @@ class AIUsageTracker:
                 usage and usage.output_tokens,
             )
         answers = self._client.put_ai_usage_metrics(metrics)
+        for metric, answer in zip(metrics, answers, strict=True):
+            self._observers.tell(metric, answer)
         return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
 
     def wrap(self, client: _Client, *, include_usage: bool = False) -> _Client:
@@ -365,29 +462,18 @@ class AIUsageTracker:
         )
         with suppress(Exception):  # an error without text, a log handler that raises
             reason = str(error).rstrip(".")
-            self._log_fault(f"a call could not be recorded: {reason}. It is dropped and counted")
+            self.faults.log(f"a call could not be recorded: {reason}. It is dropped and counted")
         return answer
 
-    def _log_fault(self, what: str) -> None:
-        """Log each distinct fault once, with the line of the caller."""
-        place = _caller()
-        key = f"{place} {what.split('=', 1)[0]}"
-        with self._faults_lock:
-            if key in self._faults or len(self._faults) >= _MAX_FAULTS:
-                return
-            self._faults.add(key)
-        with suppress(Exception):  # a log handler of the pipeline's may raise
-            _log.error("%s (%s)", self._mask.message(what), place)
-
     def _note_mask_failure(self, kind: str) -> None:
-        with suppress(Exception):
-            self._log_fault(
-                f"the mask failed with {kind}: the content is dropped, the figures stay"
-            )
+        self.faults.log(f"the mask failed with {kind}: the content is dropped, the figures stay")
+
+    def now(self) -> datetime:
+        """Return the time that a record made here and now gets; aware, in UTC."""
+        return self._now()
 
     def _forget_after_fork(self) -> None:
         """Take new locks in a child: a thread of the parent's may have held the old ones."""
-        self._faults_lock = threading.RLock()
         self._times.forget_after_fork()
 
     def flush(self, timeout: float = 30.0) -> FlushReport:
@@ -443,13 +529,6 @@ def _load_book(given: PriceBook | Path | str | None, setting: Path | None) -> Pr
         return book
 
 
-def _as_id(name: str, value: Any) -> Any:
-    """Return numbers and UUIDs that stand for an id as text; everything else as it is."""
-    if name in _TEXT_IDS and (type(value) is int or isinstance(value, UUID)):
-        return str(value)
-    return value
-
-
 def _merged_metadata(
     outer: Mapping[str, Any] | None, inner: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
@@ -493,17 +572,6 @@ def _believable_money(amount: object) -> Decimal | None:
     except Exception:
         return None
     return money if money.is_finite() and 0 <= money < 10**12 else None
-
-
-def _caller() -> str:
-    """Return ``file:line`` of the first frame outside this package."""
-    frame = sys._getframe(1)  # noqa: SLF001 - the only cheap way to the caller's line
-    while frame.f_back is not None:
-        module = str(frame.f_globals.get("__name__"))
-        if module.partition(".")[0] not in ("receipt_label", "receipt_dynamo"):
-            break
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 _trackers: weakref.WeakSet[AIUsageTracker] = weakref.WeakSet()

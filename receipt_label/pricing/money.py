@@ -37,6 +37,11 @@ def scaled(numerator: int, quantum: Decimal) -> Decimal:
     return fit(_WIDE.multiply(Decimal(numerator), quantum))
 
 
+def plus(left: Decimal, right: Decimal) -> Decimal:
+    """Return ``left + right`` in at most 38 digits, rounded once."""
+    return _FIT.add(left, right)
+
+
 def product(left: Decimal, right: Decimal) -> Decimal:
     """Return ``left * right`` in at most 38 digits, rounded once."""
     return fit(_WIDE.multiply(left, right))

@@ -13,6 +13,7 @@ ROWS = {
     "recording": 8,
     "drainer": 4,
     "contention": 8,
+    "contexts": 9,
     "event-loop": 4,
     "background": 3,
     "backlog": 7,

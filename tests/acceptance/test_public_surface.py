@@ -17,7 +17,7 @@ ROOT = Path(receipt_dynamo.__file__).parent.parent
 HEAVY = (
     "boto3 botocore tenacity asyncio sqlite3 genai_prices click rich openai anthropic "
     "opentelemetry pydantic httpx requests urllib3 msgspec decimal zoneinfo multiprocessing "
-    "concurrent.futures"
+    "concurrent.futures prometheus_client inspect"
 ).split()
 
 
@@ -79,7 +79,9 @@ def test_recording_loads_neither_the_network_nor_a_terminal() -> None:
         "from receipt_label import AIUsageTracker\n"
         "with AIUsageTracker() as tracker:\n"
         "    tracker.record(service='openai', model='gpt-4o', operation='chat', input_tokens=1)\n"
-        "unwanted = 'boto3 botocore click rich openai anthropic'.split()\n"
+        "unwanted = 'boto3 botocore click rich openai anthropic opentelemetry '\n"
+        "unwanted += 'prometheus_client'\n"
+        "unwanted = unwanted.split()\n"
         "print(*sorted(sys.modules.keys() & unwanted))",
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
@@ -90,10 +92,17 @@ SURFACE = {
     "UsageStore PutResult FlushReport Health Settings detect_environment mint_request_id "
     "ConfigurationError UsageError",
     "receipt_label": "AIUsageTracker PriceBook detect_environment wrap_context "
-    "ContextThreadPoolExecutor AIUsageMetric PutResult FlushReport UsageQuery open_usage_client",
+    "ContextThreadPoolExecutor ContextProcessPoolExecutor context_environment AIUsageMetric "
+    "PutResult FlushReport UsageQuery open_usage_client ClientManager ClientConfig "
+    "get_client_manager ai_usage_context batch_ai_usage_context partial_failure_context "
+    "ai_usage_tracked MetricExporter PrometheusExporter OpenTelemetryExporter Operation "
+    "PartialFailures",
 }
 METHODS = {
-    "AIUsageTracker": "record record_response context flush close health __enter__ __exit__",
+    "AIUsageTracker": "record record_response context track tool wrap flush close health "
+    "__enter__ __exit__",
+    "ClientManager": "dynamo usage_tracker openai anthropic close __enter__ __exit__",
+    "ClientConfig": "from_env dynamo_table",
     "UsageClient": "put_ai_usage_metric put_ai_usage_metrics flush close health query summarize "
     "__enter__ __exit__",
     "AIUsageMetric": "to_item from_item identity",

@@ -293,7 +293,7 @@ def test_a_child_forked_while_another_thread_logs_a_fault_does_not_wait(
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with tracker._faults_lock, tracker._times._lock:
+        with tracker.faults.lock, tracker._times._lock:
             held.set()
             done.wait(20)
 

@@ -1,0 +1,132 @@
+"""The context taken along: into threads, into processes, into programs that are started.
+
+Threads and process pools get it with the work (``wrap_context``, ``executor.py``). A program gets
+it through one environment variable, which its first record reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context, copy_context
+from functools import update_wrapper, wraps
+from inspect import iscoroutinefunction
+from types import MappingProxyType, MethodType
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import msgspec
+
+from receipt_dynamo import safe_logger
+from receipt_label import context as contexts
+
+__all__ = ["CONTEXT_VARIABLE", "context_environment", "wrap_context"]
+
+CONTEXT_VARIABLE = "RECEIPT_USAGE_CONTEXT"
+"""The environment variable that hands a context to a program that is started."""
+
+_log = safe_logger("receipt_label.context")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def wrap_context(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return ``function`` bound to the context in force now, for a thread or process without one.
+
+    Each call runs in a copy of its own, so the result may be called by several threads at once. It
+    can be pickled where ``function`` can, and then brings the fields of this context (not other
+    ContextVars) to the process that calls it. A coroutine function stays one.
+    """
+    if iscoroutinefunction(function):
+        return cast("Callable[_P, _R]", _bound_coroutine(function))
+    return _InContext(function, copy_context())
+
+
+class _InContext(Generic[_P, _R]):
+    """A function bound to a context; see ``wrap_context``."""
+
+    def __init__(self, function: Callable[_P, _R], context: Context) -> None:
+        update_wrapper(self, function)
+        self._function = function
+        self._context = context
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return self._context.copy().run(self._function, *args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._function, self._context.run(snapshot))
+
+
+def _bound_coroutine(
+    function: Callable[_P, Coroutine[Any, Any, _R]],
+) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    frame = contexts.in_force()
+
+    @wraps(function)
+    async def in_context(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        before = contexts.in_force()
+        contexts.put_in_force(frame)
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            contexts.put_in_force(before)
+
+    return in_context
+
+
+def _rebuild(function: Callable[_P, _R], fields: Mapping[str, Any]) -> Callable[_P, _R]:
+    context = Context()
+    context.run(contexts.put_in_force, contexts.Frame(MappingProxyType(dict(fields))))
+    return _InContext(function, context)
+
+
+def snapshot() -> dict[str, Any]:
+    """Return the fields in force as a dict that can be pickled."""
+    return dict(contexts.current())
+
+
+def run_within(
+    fields: Mapping[str, Any], function: Callable[..., _R], args: Any, kwargs: Any
+) -> _R:
+    """Call ``function`` with another process's fields in force; what it leaves is put back."""
+    before = contexts.in_force()
+    contexts.put_in_force(contexts.Frame(MappingProxyType(dict(fields))))
+    try:
+        return function(*args, **kwargs)
+    finally:
+        contexts.put_in_force(before)
+
+
+def context_environment() -> dict[str, str]:
+    """Return the variable that starts a program within the context in force here.
+
+        subprocess.run(command, env={**os.environ, **context_environment()})
+
+    The program's records carry its fields wherever no scope of its own says otherwise.
+    """
+    return {CONTEXT_VARIABLE: msgspec.json.encode(snapshot()).decode()}
+
+
+def fields_of_process() -> dict[str, Any]:
+    """Return the fields that this process was started with. What cannot be read is logged."""
+    text = os.environ.get(CONTEXT_VARIABLE)
+    if not text:
+        return {}
+    try:
+        given = msgspec.json.decode(text, type=dict[str, Any])
+        known = {name: value for name, value in given.items() if name in contexts.CONTEXT_FIELDS}
+        fields = contexts.checked_fields(
+            CONTEXT_VARIABLE, known, strict=False, complain=lambda what: _log.warning("%s", what)
+        )
+    except Exception as error:
+        _log.warning("%s cannot be read and is ignored: %s", CONTEXT_VARIABLE, error)
+        return {}
+    if known.keys() != given.keys():  # a newer version's
+        _log.warning(
+            "%s names fields unknown here, which are ignored: %s",
+            CONTEXT_VARIABLE,
+            ", ".join(sorted(given.keys() - known.keys())),
+        )
+    return fields
