@@ -539,6 +539,7 @@ def harm(data: bytearray, spots: list[tuple[str, float, int]]) -> set[int]:
     return touched
 
 
+@pytest.mark.no_cover
 @settings(max_examples=12)
 @given(spots=SPOTS)
 def test_any_damage_costs_only_the_rows_it_touches_and_each_is_counted(
