@@ -553,6 +553,7 @@ def test_any_damage_costs_only_the_rows_it_touches_and_each_is_counted(
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.timeout(600)
 @settings(max_examples=100)
 @given(spots=SPOTS)
