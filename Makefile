@@ -11,8 +11,11 @@ BIN := .venv/bin
 SAMPLE := examples/data/recorded_replies.jsonl
 DEMO := env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development \
 	RECEIPT_USAGE_DIR=$(CURDIR)/.demo $(BIN)/receipt-usage
-JOBS ?= 2
+# Twice as many as there are cores of a small machine: much of what tests do is waiting.
+JOBS ?= 4
 export PYTHON
+# Tests start hundreds of interpreters, and each would compile all of it anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test lint types unit stress storm bench goodput format clean help
 

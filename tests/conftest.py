@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader, Loader
 from hypothesis import HealthCheck, settings
 
 from receipt_dynamo import Settings, UsageClient, open_usage_client
@@ -41,6 +44,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("simulation_seed", range(count))
 
 
+UNMEASURED = ("simulation", "stateful", "mutants", "process", "acceptance")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure the coverage of tests that say what a line does, not of those that repeat it.
+
+    Models and simulations run the same few modules a million times: measuring takes more than half
+    of their time, and adds no branch that the tests of the parts have not seen.
+    """
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(tests) and item.path.relative_to(tests).parts[0] in UNMEASURED:
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the machine's settings, and none writes outside its own directory."""
@@ -50,6 +68,26 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RECEIPT_USAGE_DIR", str(tmp_path / "usage"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ENVIRONMENT", "development")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_read_once() -> Iterator[None]:
+    """A client of botocore's reads 2 MB of JSON before its first call, and they are the same for
+    the next: within one session botocore shares them itself."""
+    read: Callable[[JSONFileLoader, str], Any] = JSONFileLoader.load_file
+    find: Callable[[Loader, str], list[str]] = Loader.list_available_services
+    read_once = cache(lambda path: read(JSONFileLoader(), path))
+    find_once = cache(
+        lambda paths, kind: find(Loader(list(paths), include_default_search_paths=False), kind)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _self, path: read_once(path))
+        patch.setattr(
+            Loader,
+            "list_available_services",
+            lambda self, type_name: list(find_once(tuple(self.search_paths), type_name)),
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,16 @@ from benchmarks.stress.thresholds import checks_of
 
 __all__ = ["profile_document"]
 
+_OF_CALLERS = frozenset(
+    "offered throughput retention put_p50_us put_p99_us put_max_us cpu_us_per_item peak_mb".split()
+)
+"""What can be said of a pipeline that records nothing."""
+
 
 def profile_document(profile: Profile, cells: Sequence[Cell], *, short: bool) -> dict[str, Any]:
     """Return a profile's part of the document. ``passed``: every check of ours held, and every
     count of ours is proven."""
-    measured = {
-        cell.contender: figures(cell.evidence) for cell in cells if cell.evidence is not None
-    }
+    measured = {cell.contender: _figures(cell) for cell in cells if cell.evidence is not None}
     _compare_outage(measured)
     shown = [_cell(cell, measured, short=short) for cell in cells]
     return {
@@ -35,6 +38,14 @@ def profile_document(profile: Profile, cells: Sequence[Cell], *, short: bool) ->
         "passed": all(cell["passed"] for cell in shown),
         "cells": shown,
     }
+
+
+def _figures(cell: Cell) -> dict[str, float | int | None]:
+    assert cell.evidence is not None
+    found = figures(cell.evidence)
+    if cell.contender != "nothing":
+        return found
+    return {name: value for name, value in found.items() if name in _OF_CALLERS}
 
 
 def _workers(profile: Profile) -> str:

@@ -70,8 +70,8 @@ _LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "soak": (*_TRUE, _most("age_p99_seconds", 120.0)),  # outages of a minute, and a break after
 }
 _FAULTLESS_CALLS, _FULL_BATCH = 1.1, 0.04
-_BASELINE_SLACK = 0.02
-"""How far below full jitter a goodput may be measured: two runs of one policy differ as much."""
+_SLACK, _SHORT_SLACK = 0.02, 0.10
+"""How far below full jitter a share may be measured: two runs of one policy differ as much."""
 
 
 def checks_of(
@@ -95,7 +95,7 @@ def checks_of(
         )
     if baseline is not None:
         for name in ("goodput_share", "accepted_per_sent"):
-            least = (baseline.get(name) or 0.0) - _BASELINE_SLACK
+            least = (baseline.get(name) or 0.0) - (_SHORT_SLACK if short else _SLACK)
             found = _check(_least(name, least), figures.get(name), short)
             checks.append(
                 Check(f"{name} beside full jitter", found.figure, least, True, found.passed)

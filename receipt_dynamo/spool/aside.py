@@ -29,7 +29,8 @@ DEAD = "dead"
 QUARANTINE = "quarantine"
 DEAD_SUFFIX = ".jsonl"
 _ID_DIGITS = 12
-_LOCK_SECONDS = 10.0  # how long a command may keep a drainer waiting
+_LOCK_SECONDS = 1.0  # how long a command keeps a drainer waiting, which holds the store meanwhile
+_BUSY_SECONDS = 10.0  # after that it only looks: a command that was stopped may never go on
 _log = safe_logger("receipt_dynamo.delivery")
 
 
@@ -64,13 +65,15 @@ class Aside:
     """The drainer's end of ``dead/`` and ``quarantine/`` of one spool. One thread at a time.
 
     What is set aside is on the disk when a method returns, all of it or none. A batch that a
-    failing store sends again is set aside once.
+    failing store sends again is set aside once. Where a command holds the lock for longer than a
+    second the segment waits for a later round; who waited in vain does not wait again for a while.
     """
 
     def __init__(self, directory: Path, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
         self._seen: dict[str, _Seen] = {}  # by segment
+        self._busy_until = float("-inf")
 
     def forget(self) -> None:
         """Forget the batches of segments that are gone."""
@@ -120,12 +123,17 @@ class Aside:
         try:
             secure_directory(directory)
             with aside_lock(self._directory) as lock:
-                lock.acquire(_LOCK_SECONDS)
+                lock.acquire(self._patience())
                 _append_lines(directory / name, lines)
         except DirectoryRefusedError as error:  # a file in the way: the segment waits
             raise OSError(errno.EACCES, str(error)) from error
         except StoreBusyError as error:
+            if self._patience() > 0:
+                self._busy_until = self._clock.monotonic() + _BUSY_SECONDS
             raise OSError(errno.EAGAIN, str(error)) from error
+
+    def _patience(self) -> float:
+        return 0.0 if self._clock.monotonic() < self._busy_until else _LOCK_SECONDS
 
 
 def _text(payload: bytes) -> str:

@@ -86,14 +86,25 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code. Prints no traceback for a fault of the user's."""
+    """Run the command line; return the exit code. Prints no traceback for a fault of the user's.
+
+    Interrupted at whatever point, it says so and returns 130.
+    """
+    try:
+        return _run_and_flush(sys.argv[1:] if args is None else list(args))
+    except KeyboardInterrupt:
+        note("interrupted")
+        return EXIT_INTERRUPTED
+
+
+def _run_and_flush(args: list[str]) -> int:
     if sys.stdout is None:  # closed by the shell: >&-
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal can show
     with _logging_to_stderr():
         try:
-            code = _run(sys.argv[1:] if args is None else list(args))
+            code = _run(args)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has seen enough (| head)
             _discard_output()
@@ -118,9 +129,8 @@ def _run(args: list[str]) -> int:
     except click.ClickException as error:
         note(f"error: {error.format_message()}")
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        note("interrupted")
-        return EXIT_INTERRUPTED
+    except click.Abort:
+        raise KeyboardInterrupt from None
     except (UsageError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise  # of the output: files that are read have a name, or an error of their own

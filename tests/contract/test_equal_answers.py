@@ -76,6 +76,7 @@ def table(dynamodb: str) -> Iterator[DynamoClient]:
         drop_table(client)
 
 
+@pytest.mark.no_cover
 def test_a_table_and_the_embedded_store_answer_alike(table: DynamoClient, tmp_path: Path) -> None:
     """Metrics, their order, sums by any words in any timezone, losses, first times."""
     rng = Random(20261121)  # noqa: S311 - the same questions every time

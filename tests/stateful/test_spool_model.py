@@ -286,8 +286,7 @@ class SpoolModel(SpoolBench, RuleBasedStateMachine):
 
     @invariant(check_during_init=False)
     def every_loss_is_counted_once(self) -> None:
-        if hasattr(self, "stack"):
-            assert self.counted() == self.lost
+        assert self.counted() == self.lost
 
     @invariant(check_during_init=False)
     def the_bound_is_kept(self) -> None:

@@ -186,7 +186,7 @@ def observe(system: FakeSystem, store: ModelStore) -> list[Segment]:
         if path.startswith(f"{DIRECTORY}/") and path.endswith(".seg"):
             data = bytes(inode.data)
             start = _start(data, store.position(path.rsplit("/", 1)[1]))
-            found.append(Segment(path, inode, start, list(_lines(data))))
+            found.append(Segment(path, inode, start, list(find_lines(data))))
     return found
 
 
@@ -203,17 +203,19 @@ def _start(data: bytes, position: int | None) -> int:
     return start
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, int, bytes | None]]:
+def find_lines(data: bytes) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield beginning, end and payload of every line of a segment, as it will be delivered."""
     begin = HEADER
     while begin < len(data):
         end = data.find(b"\n", begin) + 1 or len(data)
         starts = [begin, *(found.start() + begin for found in _START.finditer(data[begin:end], 1))]
         while starts:
             at = starts.pop(0)
-            ends = [*starts, end]
-            # Up to its newline, or to what its newline or its last brace became.
-            found = [(to, payload_of(data[at : to - cut])) for to in ends for cut in (0, 1, 2)]
-            to, payload = next((pair for pair in found if pair[1]), (ends[0], None))
+            # One byte may be lost: its newline, which another record follows, or its last brace.
+            last = end - (data[end - 1 : end] == b"\n")
+            cuts = [(to, to - 1) for to in starts] + [(end, last), (end, last - 1)]
+            found = [(to, payload_of(data[at:cut])) for to, cut in cuts]
+            to, payload = next((pair for pair in found if pair[1]), (cuts[0][0], None))
             if payload or data[at:to].strip(b"\n"):
                 yield at, to, payload
             starts = [start for start in starts if start >= to]

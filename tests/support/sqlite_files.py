@@ -32,7 +32,7 @@ def write(
 ) -> None:
     """Take metrics into a store, in one batch."""
     records = [StoredRecord(metric, encode(metric)) for metric in metrics]
-    with store.exclusive(5):
+    with store.exclusive(60):
         store.write(Batch(records=records, gaps=gaps, segment=segment, position=position))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from receipt_dynamo.files import FileLock
 from receipt_dynamo.spool.aside import Aside, Letter, aside_lock, letter_id
 from tests.support import NOON, FakeClock
 
@@ -115,6 +116,34 @@ def test_a_command_that_holds_the_lock_for_too_long_makes_the_segment_wait(
         with pytest.raises(BlockingIOError, match=r"aside.lock was held"):
             aside.bury(SEGMENT, [(b"{}", "first")])
     aside.bury(SEGMENT, [(b"{}", "first")])
+
+
+def test_a_command_that_was_stopped_keeps_a_drainer_waiting_once(
+    directory: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many segments it has to do with, and each of them later: ten seconds long it only
+    looks whether the lock is free, and goes on as soon as it is."""
+    waits = []
+    acquire = FileLock.acquire
+
+    def acquire_soon(lock: FileLock, timeout: float) -> None:
+        waits.append(timeout)
+        acquire(lock, 0.0)
+
+    aside = Aside(directory, clock)
+    with aside_lock(directory) as lock:
+        lock.acquire(0)
+        monkeypatch.setattr(FileLock, "acquire", acquire_soon)
+        for number in range(3):
+            with pytest.raises(BlockingIOError):
+                aside.bury(f"{number}-{SEGMENT}", [(b"{}", "first")])
+        clock.advance(10.0)
+        for _ in range(2):
+            with pytest.raises(BlockingIOError):
+                aside.quarantine(SEGMENT, 29, [b"bad"])
+    assert waits == [1.0, 0.0, 0.0, 1.0, 0.0]
+    aside.bury(SEGMENT, [(b"{}", "first")])
+    aside.quarantine(SEGMENT, 29, [b"bad"])
 
 
 def test_letters_of_an_earlier_version_have_no_time() -> None:

@@ -349,6 +349,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.no_cover
 @given(answer=JSON, key=st.sampled_from(["UnprocessedItems", "x"]))
 def test_no_reply_is_believed_that_does_not_say_so(answer: Any, key: str) -> None:
     """Whatever JSON comes: only an empty map of unprocessed items acknowledges, and none raises."""

@@ -108,6 +108,7 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.mark.no_cover
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused nothing")
 @pytest.mark.usefixtures("umask")
 @given(st.lists(CALLS, min_size=5, max_size=40))

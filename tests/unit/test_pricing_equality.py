@@ -136,6 +136,7 @@ def moments(draw: st.DrawFn) -> datetime:
     return (since + timedelta(seconds=draw(st.integers(0, 3 * 366 * 86_400)))).astimezone(offset)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(MODELS), token_counts(), moments(), st.data())
 def test_any_usage_costs_what_genai_prices_says(
@@ -160,6 +161,7 @@ def test_any_usage_costs_what_genai_prices_says(
         assert nothing or text_only or uncovered(service, model, counts, at)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("calls", [1, 3])
 def test_every_listed_model_costs_what_genai_prices_says(calls: int) -> None:
     """The plain usage of a chat costs the same for every model of the list; so is the long way."""

@@ -14,9 +14,15 @@ from receipt_dynamo.spool.reader import (
     list_segments,
     spool_bytes,
 )
-from receipt_dynamo.spool.segment import HEADER_BYTES, UnknownFormatError, encode_line
+from receipt_dynamo.spool.segment import (
+    HEADER_BYTES,
+    UnknownFormatError,
+    encode_line,
+    format_header,
+)
 from receipt_dynamo.spool.writer import SpoolWriter
 from tests.support import NOON, damage, only_segment, quiet_fork
+from tests.support.fake_programs import find_lines
 
 
 @pytest.fixture
@@ -175,3 +181,22 @@ def test_a_segment_that_was_removed_says_so(writer: SpoolWriter, directory: Path
         assert second.is_gone()
     with pytest.raises(FileNotFoundError):
         SegmentReader(path)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 12])
+def test_the_observer_of_the_models_reads_what_a_drainer_reads(directory: Path, size: int) -> None:
+    """Whichever bytes rot, a last brace and its newline among them: else a model would hold the
+    spool to what no reader restores, or believe it what every reader does."""
+    records = [b'{"n":1}', b'{"n":{"of":22}}', b'{"gap":3}']
+    sound = format_header(HEADER_BYTES) + b"".join(encode_line(record) for record in records)
+    directory.mkdir(0o700)
+    path = directory / "1-1-aa.seg"
+    for at in range(HEADER_BYTES, len(sound) - size + 1):
+        rotten = sound[:at] + b"?" * size + sound[at + size :]
+        path.write_bytes(rotten)
+        found, offset = [], HEADER_BYTES
+        with SegmentReader(path) as segment:
+            while (lines := segment.read(offset, 100, sealed=True)).end > offset:
+                found += lines.payloads
+                offset = lines.end
+        assert found == [payload for _, _, payload in find_lines(rotten) if payload], rotten

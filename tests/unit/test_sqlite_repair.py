@@ -392,8 +392,12 @@ def test_a_repair_that_fails_leaves_the_store_and_no_rest(
     assert len(ids(store)) > ROWS - 50
 
 
-def test_two_that_notice_at_once_salvage_once(store: SqliteStore, pristine: Pristine) -> None:
+def test_two_that_notice_at_once_salvage_once(
+    store: SqliteStore, pristine: Pristine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second finds a store that is whole, whether it reads or delivers."""
+    # A reader waits 5 s for the one that repairs; on a busy machine that may take longer.
+    monkeypatch.setattr("receipt_dynamo.sqlite_store._PATIENCE_SECONDS", 60.0)
     zero(store, page_of_kind(pristine, 13, 5))
     children = []
     for n in range(4):
@@ -539,6 +543,7 @@ def harm(data: bytearray, spots: list[tuple[str, float, int]]) -> set[int]:
     return touched
 
 
+@pytest.mark.no_cover
 @settings(max_examples=12)
 @given(spots=SPOTS)
 def test_any_damage_costs_only_the_rows_it_touches_and_each_is_counted(
@@ -552,6 +557,7 @@ def test_any_damage_costs_only_the_rows_it_touches_and_each_is_counted(
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.timeout(600)
 @settings(max_examples=100)
 @given(spots=SPOTS)
