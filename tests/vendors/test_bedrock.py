@@ -261,7 +261,8 @@ def test_the_wrapped_client_is_a_client_and_the_bare_one_stays_bare(
     assert client.can_paginate("converse") is bare.can_paginate("converse")
     assert client.converse.__name__ == "converse"
     assert client.converse.__doc__ == bare.converse.__doc__
-    assert set(dir(client)) - set(dir(bare)) == {"__del__", "__slots__", "_receipt_usage_state"}
+    added = set(dir(client)) - set(dir(bare))
+    assert {name for name in added if not name.startswith("__")} == {"_receipt_usage_state"}
     server.script(*(identified(reply(converse_body())) for _ in range(2)))
     converse(bare)
     assert records() == []

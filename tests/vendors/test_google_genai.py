@@ -526,6 +526,21 @@ def test_tracking_that_fails_changes_nothing(
             assert len(chunks[1]) == 8
 
 
+def test_an_answer_that_is_no_json_is_recorded_without_figures(
+    server: VendorServer, tracker: AIUsageTracker, client_of: Client, records: Records
+) -> None:
+    """The SDK raises as it does bare; the call was made, and may be billed."""
+    texts = set()
+    for one in (client_of(), tracker.wrap(client_of())):
+        server.script(Answer(b"<html>not JSON</html>"))
+        with pytest.raises(Exception, match="JSON|Expecting") as caught:  # noqa: RUF043
+            content(one.models)
+        texts.add(repr(caught.value))
+    assert len(texts) == 1
+    (record,) = records()
+    assert (record.model, record.unpriced_reason) == ("gemini-2.5-flash", "no_usage")
+
+
 def test_what_is_no_client_is_refused(tracker: AIUsageTracker, client_of: Client) -> None:
     """A resource of the client is not the client."""
     with pytest.raises(TypeError, match="cannot wrap"):
