@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         open_usage_client,
     )
     from receipt_label.aws_lambda import flush_after_invocation
+    from receipt_label.batch_output import BatchOutput
     from receipt_label.context import CONTEXT_FIELDS, wrap_context
     from receipt_label.executor import ContextThreadPoolExecutor
     from receipt_label.masking import mask
@@ -33,6 +34,7 @@ __all__ = [
     "CONTEXT_FIELDS",
     "AIUsageMetric",
     "AIUsageTracker",
+    "BatchOutput",
     "ContextThreadPoolExecutor",
     "Environment",
     "FlushReport",
@@ -53,6 +55,7 @@ _MODULES = {
     "receipt_dynamo": "AIUsageMetric Environment FlushReport PutResult UsageQuery __version__ "
     "detect_environment open_usage_client",
     "receipt_label.aws_lambda": "flush_after_invocation",
+    "receipt_label.batch_output": "BatchOutput",
     "receipt_label.context": "CONTEXT_FIELDS wrap_context",
     "receipt_label.executor": "ContextThreadPoolExecutor",
     "receipt_label.masking": "mask",

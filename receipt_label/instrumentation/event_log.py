@@ -6,7 +6,9 @@ expression and forgotten. What is kept is read once, when the stream is over.
 
 from __future__ import annotations
 
+import base64
 import re
+import struct
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final, Protocol
@@ -15,7 +17,7 @@ import msgspec
 
 from receipt_label.instrumentation.streams import Kept
 
-__all__ = ["BodyLog", "EventLog", "Log", "SilentLog", "body_of", "log_for"]
+__all__ = ["BodyLog", "EventLog", "FrameLog", "Log", "SilentLog", "body_of", "log_for"]
 
 # A blank line; the two halves of a CRLF may come in two pieces.
 _BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -150,6 +152,47 @@ def _is_usage_only(event: bytes) -> bool:
     return isinstance(chunk, Mapping) and chunk.get("choices") == [] and bool(chunk.get("usage"))
 
 
+class FrameLog(EventLog):
+    """A stream in AWS's binary frames (Anthropic's SDK on Bedrock), each around one event.
+
+    A frame, as botocore.eventstream reads it: the length of all and of its headers, a checksum,
+    headers, payload, a checksum. The payload is JSON with the event in base64.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frames = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at the events of the frames that this piece completes."""
+        self.content = False
+        self._frames += data
+        while len(self._frames) >= _PRELUDE:
+            total, headers = _LENGTHS.unpack_from(self._frames)
+            if not _PRELUDE + _CHECKSUM <= total <= _LARGEST_FRAME:
+                self._frames = b""  # no frames at all
+            if len(self._frames) < total:
+                break
+            payload = self._frames[_PRELUDE + headers : total - _CHECKSUM]
+            self._frames = self._frames[total:]
+            self._unpack(payload)
+        return data
+
+    def _unpack(self, payload: bytes) -> None:
+        try:
+            event = msgspec.json.decode(payload, type=dict[str, object]).get("bytes")
+            if isinstance(event, str):
+                self._look_at(b"data: " + base64.b64decode(event))
+        except ValueError:
+            pass
+
+
+_LENGTHS: Final = struct.Struct(">II")
+_PRELUDE: Final = 12
+_CHECKSUM: Final = 4
+_LARGEST_FRAME: Final = 24 << 20
+
+
 class BodyLog:
     """A JSON body that its owner reads bit by bit."""
 
@@ -220,4 +263,6 @@ def log_for(content_type: str, *, hide_usage: bool = False) -> Log:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return EventLog(hide_usage=hide_usage)
+    if kind == "application/vnd.amazon.eventstream":
+        return FrameLog()
     return BodyLog() if kind.endswith("json") else SilentLog()
