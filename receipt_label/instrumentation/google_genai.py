@@ -113,7 +113,7 @@ class _State(NamedTuple):
         path = kwargs["path"] if "path" in kwargs else args[1]
         url = f"{_base_url(api)}/{path}"
         where = locate(url)
-        if where.operation is None or where.never_billed:
+        if where.operation is None:
             return None
         operation = None
         if where.operation == "image_generation":  # :predict, of images and of older embeddings

@@ -362,6 +362,7 @@ def test_a_body_is_its_callers_to_read_in_any_way(
     body = invoke(client)["body"]
     assert isinstance(body, StreamingBody)
     assert READS[way](body) == json.dumps(CLAUDE_BODY).encode()
+    assert len(records()) == (way != "with")  # at its end, not when it is collected
     del body
     gc.collect()
     (record,) = records()
