@@ -10,7 +10,7 @@ import json
 import struct
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,13 @@ COUNTS = {"x-amzn-bedrock-input-token-count": "100", "x-amzn-bedrock-output-toke
 
 
 @pytest.fixture
-def client_of(server: VendorServer) -> Client:
+def client_of(server: VendorServer) -> Iterator[Client]:
     """Make clients of bedrock-runtime that talk to the server and try once."""
+    made: list[Any] = []
 
     def make(**changes: Any) -> Any:
         chosen = {"retries": {"total_max_attempts": 1}, **changes}
-        return boto3.client(
+        one = boto3.client(
             "bedrock-runtime",
             region_name="us-east-1",
             endpoint_url=server.url,
@@ -137,8 +138,12 @@ def client_of(server: VendorServer) -> Client:
             aws_secret_access_key="stand-in",  # noqa: S106
             config=Config(**chosen),
         )
+        made.append(one)
+        return one
 
-    return make
+    yield make
+    for one in made:
+        one.close()
 
 
 def seen(result: dict[str, Any]) -> Any:

@@ -105,6 +105,9 @@ def client_of(server: VendorServer, run: Run) -> Iterator[Client]:
     yield make
     for one in made:
         run(close(one))
+    made.clear()
+    if not hasattr(genai.Client, "close"):
+        gc.collect()  # what such a version leaves open warns here, not in another test
 
 
 async def close(client: Any) -> None:
@@ -538,7 +541,8 @@ def test_an_answer_that_is_no_json_is_recorded_without_figures(
         texts.add(repr(caught.value))
     assert len(texts) == 1
     (record,) = records()
-    assert (record.model, record.unpriced_reason) == ("gemini-2.5-flash", "no_usage")
+    assert record.model == "gemini-2.5-flash"
+    assert record.unpriced_reason in ("no_usage", "failed_call")  # early versions parse it within
 
 
 def test_what_is_no_client_is_refused(tracker: AIUsageTracker, client_of: Client) -> None:
