@@ -8,12 +8,13 @@ still unread, and the caller reads the same bytes.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from receipt_label.instrumentation.calls import Call, Instrument, log_fault, observe
 from receipt_label.instrumentation.streams import ChunkStream, StreamRecord
@@ -205,11 +206,9 @@ class _Body:
     def reply(self) -> object:
         """Return the body with the headers in it, which count where it says nothing itself."""
         said: dict[str, Any] = {}
-        try:
-            read = json.loads(b"".join(self._pieces or ()), parse_float=Decimal)
+        with suppress(ValueError, msgspec.DecodeError):  # cut off, or no JSON
+            read = msgspec.json.decode(b"".join(self._pieces or ()))
             said = read if isinstance(read, dict) else {}
-        except ValueError:  # cut off, or no JSON
-            pass
         return {"body": None, **said, "ResponseMetadata": self._response}
 
 

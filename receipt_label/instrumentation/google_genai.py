@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
+
+import msgspec
 
 from receipt_label.instrumentation.calls import Call, Instrument, log_fault, observe, status_of
 from receipt_label.instrumentation.http_streams import watch_response
@@ -112,7 +113,7 @@ class _State(NamedTuple):
         path = kwargs["path"] if "path" in kwargs else args[1]
         url = f"{_base_url(api)}/{path}"
         where = locate(url)
-        if where.operation is None or where.never_billed:
+        if where.operation is None:
             return None
         operation = None
         if where.operation == "image_generation":  # :predict, of images and of older embeddings
@@ -134,9 +135,15 @@ def _base_url(api: Any) -> str:
     return str(base or "").rstrip("/")
 
 
-def _body(chunk: Any) -> Any:
-    """Return what one answer said: its JSON, or in 1.0 the dict itself."""
-    return getattr(chunk, "body", chunk)
+def _said(answer: Any) -> Any:
+    """Return what one answer said: an object, in early versions the answer itself, or None."""
+    body = getattr(answer, "body", answer)
+    if not isinstance(body, str):
+        return body or None
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:  # nothing, or no JSON: the SDK will say so
+        return None
 
 
 class _BodyStream(ChunkStream):
@@ -157,8 +164,8 @@ class _BodyStream(ChunkStream):
 
     def reply(self) -> object:
         """Return the chunks, read only now."""
-        bodies = [_body(chunk) for chunk in self._chunks.all()]
-        return [json.loads(it) if isinstance(it, str) else it for it in bodies] or None
+        said = [_said(chunk) for chunk in self._chunks.all()]
+        return [body for body in said if body is not None] or None
 
 
 class _Api(Twin):
@@ -277,8 +284,7 @@ def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[...
 
 
 def _answered(call: Call, answer: Any) -> Any:
-    body = _body(answer)
-    call.reply(body or None)
+    call.reply(_said(answer))
     return answer
 
 
@@ -298,7 +304,7 @@ def _begin_interaction(http: Any, request: Any) -> Call | None:
     url = str(request.url)
     if request.method != "POST" or not request.url.path.endswith("/interactions"):
         return None
-    model = json.loads(request.content).get("model")
+    model = msgspec.json.decode(request.content).get("model")
     return instrument.begin(url=url, service="google", request_model=model)
 
 
