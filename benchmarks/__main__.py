@@ -26,6 +26,7 @@ from benchmarks import (
     event_loop,
     recording,
     wire,
+    wrapping,
 )
 from benchmarks.report import Part, as_json, median_of, print_parts
 
@@ -38,6 +39,7 @@ _PARTS = {
     "background": background.run,
     "backlog": backlog.run,
     "wire": wire.run,
+    "wrapping": wrapping.run,
     "arrival": arrival.run,
     "durability": durability.run,
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         open_usage_client,
     )
     from receipt_label.aws_lambda import flush_after_invocation
+    from receipt_label.batch_output import BatchOutput
     from receipt_label.carry import context_environment, wrap_context
     from receipt_label.client_manager import ClientConfig, ClientManager, get_client_manager
     from receipt_label.context import CONTEXT_FIELDS
@@ -46,6 +47,7 @@ __all__ = [
     "CONTEXT_FIELDS",
     "AIUsageMetric",
     "AIUsageTracker",
+    "BatchOutput",
     "ClientConfig",
     "ClientManager",
     "ContextProcessPoolExecutor",
@@ -79,6 +81,7 @@ _MODULES = {
     "receipt_dynamo": "AIUsageMetric Environment FlushReport PutResult UsageQuery __version__ "
     "detect_environment open_usage_client",
     "receipt_label.aws_lambda": "flush_after_invocation",
+    "receipt_label.batch_output": "BatchOutput",
     "receipt_label.carry": "context_environment wrap_context",
     "receipt_label.client_manager": "ClientConfig ClientManager get_client_manager",
     "receipt_label.context": "CONTEXT_FIELDS",

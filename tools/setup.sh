@@ -73,6 +73,8 @@ if [ "$profile" = dev ]; then
   make_others
   tools/oldest-botocore.sh >>"$log" 2>&1 ||
     echo "The oldest botocore cannot be had, and its tests are skipped: see $log" >&2
+  tools/oldest-vendors.sh >>"$log" 2>&1 ||
+    echo "The oldest SDKs of vendors cannot be had, and their tests are skipped: see $log" >&2
 else
   quietly "$venv/bin/python" -m pip install -q -c constraints.txt -e .
 fi

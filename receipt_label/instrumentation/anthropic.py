@@ -53,6 +53,10 @@ class _Anthropic(Dialect):
             return "google"
         return None if locate(str(client.base_url)).service else "anthropic"
 
+    def rewrites(self, client: Any) -> bool:
+        """Return whether it is a cloud's: the model goes into the address."""
+        return self.service(client) in ("aws", "google")
+
     def answered(self, exchange: Exchange, response: Any, metadata: dict[str, Any]) -> bool:
         """Note when a batch ended, and record its results."""
         batch = _BATCH.search(exchange.url) if exchange.method == "GET" else None

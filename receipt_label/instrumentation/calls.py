@@ -84,9 +84,10 @@ class Call:
         self.request_model = request_model
         self.started = instrument.clock()
 
-    def elapsed_ms(self) -> float:
-        """Return the milliseconds since the call was started."""
-        return round((self.instrument.clock() - self.started) * 1000, 3)
+    def elapsed_ms(self, until: float | None = None) -> float:
+        """Return the milliseconds from the start of the call to ``until`` (seconds), or to now."""
+        end = self.instrument.clock() if until is None else until
+        return round((end - self.started) * 1000, 3)
 
     def reply(
         self,

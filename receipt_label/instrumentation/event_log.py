@@ -6,7 +6,9 @@ expression and forgotten. What is kept is read once, when the stream is over.
 
 from __future__ import annotations
 
+import base64
 import re
+import struct
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final, Protocol
@@ -15,18 +17,25 @@ import msgspec
 
 from receipt_label.instrumentation.streams import Kept
 
-__all__ = ["BodyLog", "EventLog", "Log", "SilentLog", "body_of", "log_for"]
+__all__ = ["BodyLog", "EventLog", "FrameLog", "Log", "SilentLog", "body_of", "log_for"]
 
 # A blank line; the two halves of a CRLF may come in two pieces.
 _BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
-# A key with a value, or an event that ends something. Inside a JSON string the quotes would be
-# escaped, so text of the model's never matches.
-_TELLING: Final = re.compile(
-    rb'"(?:usage|finish_reason|stop_reason|usageMetadata|finishReason|error)"\s*+:\s*+(?!null)'
-    rb'|"type"\s*+:\s*+"(?:error|message_stop|(?:response|image_generation|image_edit'
-    rb'|transcript\.text|speech\.audio)\.(?:completed|incomplete|failed|cancelled|done))"'
-    rb"|\[DONE\]"
+# Keys that tell once they have a value. Inside a JSON string their quotes would be escaped, so text
+# of the model's never matches. Looked for one by one, which is faster than one expression for all.
+_KEYS: Final = (
+    b'"usage"',
+    b'"finish_reason"',
+    b'"stop_reason"',
+    b'"error"',
+    b'"usageMetadata"',
+    b'"finishReason"',
+)
+_VALUE: Final = 16  # bytes after a key, in which its value begins
+_ENDING: Final = re.compile(
+    rb'"type"\s*+:\s*+"(?:message_stop|(?:response|image_generation|image_edit|transcript\.text'
+    rb'|speech\.audio)\.(?:completed|incomplete|failed|cancelled|done))"'
 )
 # Content of the model's: text, reasoning, arguments of a tool; never empty.
 _CONTENT: Final = re.compile(
@@ -80,7 +89,8 @@ class EventLog:
         """Look at the events that this piece completes; hidden ones are cut out."""
         self.content = False
         if not self._hide:
-            *events, self._tail = _BOUNDARY.split(self._tail + data)
+            text = self._tail + data
+            *events, self._tail = _BOUNDARY.split(text) if b"\r" in text else text.split(b"\n\n")
             for event in events:
                 self._look_at(event)
             return data
@@ -104,7 +114,7 @@ class EventLog:
         return tail if self._hide and not _is_usage_only(tail) else b""
 
     def _look_at(self, event: bytes) -> None:
-        if self._none_yet or _TELLING.search(event):
+        if self._none_yet or _tells(event):
             self._none_yet = self._none_yet and b"data:" not in event
             self._kept.add(event)
         if self._awaits_content and _CONTENT.search(event) and not _NO_CONTENT.search(event):
@@ -117,9 +127,21 @@ class EventLog:
         return b"\n\n".join([*events, b""]) if events else None
 
 
+def _tells(event: bytes) -> bool:
+    """Whether an event says what was used, or how it ended."""
+    for key in _KEYS:
+        at = event.find(key)
+        while at >= 0:
+            at += len(key)
+            if not event[at : at + _VALUE].lstrip(b" \t:").startswith(b"null"):
+                return True
+            at = event.find(key, at)
+    return b"[DONE]" in event or (b'"type"' in event and _ENDING.search(event) is not None)
+
+
 def _is_usage_only(event: bytes) -> bool:
     """Whether an event is the one that ``stream_options.include_usage`` adds."""
-    if b'"choices"' not in event or not _TELLING.search(event):
+    if b'"choices"' not in event or not _tells(event):
         return False
     lines = event.splitlines()
     data = b"".join(line[5:] for line in lines if line.startswith(b"data:"))
@@ -128,6 +150,47 @@ def _is_usage_only(event: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(chunk, Mapping) and chunk.get("choices") == [] and bool(chunk.get("usage"))
+
+
+class FrameLog(EventLog):
+    """A stream in AWS's binary frames (Anthropic's SDK on Bedrock), each around one event.
+
+    A frame, as botocore.eventstream reads it: the length of all and of its headers, a checksum,
+    headers, payload, a checksum. The payload is JSON with the event in base64.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frames = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at the events of the frames that this piece completes."""
+        self.content = False
+        self._frames += data
+        while len(self._frames) >= _PRELUDE:
+            total, headers = _LENGTHS.unpack_from(self._frames)
+            if not _PRELUDE + _CHECKSUM <= total <= _LARGEST_FRAME:
+                self._frames = b""  # no frames at all
+            if len(self._frames) < total:
+                break
+            payload = self._frames[_PRELUDE + headers : total - _CHECKSUM]
+            self._frames = self._frames[total:]
+            self._unpack(payload)
+        return data
+
+    def _unpack(self, payload: bytes) -> None:
+        try:
+            event = msgspec.json.decode(payload, type=dict[str, object]).get("bytes")
+            if isinstance(event, str):
+                self._look_at(b"data: " + base64.b64decode(event))
+        except ValueError:
+            pass
+
+
+_LENGTHS: Final = struct.Struct(">II")
+_PRELUDE: Final = 12
+_CHECKSUM: Final = 4
+_LARGEST_FRAME: Final = 24 << 20
 
 
 class BodyLog:
@@ -200,4 +263,6 @@ def log_for(content_type: str, *, hide_usage: bool = False) -> Log:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return EventLog(hide_usage=hide_usage)
+    if kind == "application/vnd.amazon.eventstream":
+        return FrameLog()
     return BodyLog() if kind.endswith("json") else SilentLog()

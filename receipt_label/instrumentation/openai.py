@@ -43,6 +43,10 @@ class _OpenAI(Dialect):
         """Return azure for its own client, whatever gateway it is behind."""
         return "azure" if "Azure" in type(client).__name__ else None
 
+    def rewrites(self, client: Any) -> bool:
+        """Return whether it is Azure's: deployments go into the address."""
+        return self.service(client) is not None
+
     def prepare(self, exchange: Exchange, options: Any) -> Any:
         """Ask for the usage of a stream that would not tell it, where the user wants that."""
         body = options.json_data
@@ -66,7 +70,8 @@ class _OpenAI(Dialect):
             if _RETRIEVED.search(exchange.url):
                 self._retrieved(exchange, response, metadata)
             return True
-        if response.is_closed and _BACKGROUND.search(response.content):
+        created = exchange.url.endswith("/responses") and response.is_closed
+        if created and _BACKGROUND.search(response.content):
             body = body_of(response.content)
             if isinstance(body, Mapping) and body.get("status") in _UNFINISHED:
                 self._remember(str(body.get("id")), copy_context())

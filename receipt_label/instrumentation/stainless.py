@@ -35,18 +35,23 @@ _HOOKED = ("request", "_process_response", "copy", "with_options")
 class Exchange:
     """One ``client.request``, from its start to the last of its answers."""
 
-    __slots__ = ("answered", "call", "hide_usage", "method", "url")
+    __slots__ = ("answered", "call", "hide_usage", "method", "rewritten", "url")
 
-    def __init__(self, call: Call, method: str, url: str) -> None:
+    def __init__(self, call: Call, method: str, url: str, rewritten: bool) -> None:
         self.call = call
         self.method = method
         self.url = url
+        self.rewritten = rewritten
         self.answered = False
         self.hide_usage = False
 
 
 class Dialect:
     """What one vendor's SDK does its own way. The default suits any."""
+
+    def rewrites(self, client: Any) -> bool:
+        """Return whether a request goes elsewhere than to base URL and path (Azure, Bedrock)."""
+        return False
 
     def service(self, client: Any) -> str | None:
         """Return the service where the client knows it better than address and reply."""
@@ -118,6 +123,8 @@ class _Hooks:
         self._instrument = instrument
         self._dialect = dialect
         self._service = dialect.service(client)
+        self._rewrites = dialect.rewrites(client)
+        self._base: tuple[object, str] = (None, "")
 
     def sync_request(self) -> Callable[..., Any]:
         """Return ``request``: times the exchange, and records it where it fails."""
@@ -192,7 +199,7 @@ class _Hooks:
     def _begin(self, options: Any) -> Exchange | None:
         try:
             method = str(options.method).upper()
-            url = _address(self._client.base_url, options.url)
+            url = self._address(options.url)
             where = locate(url)
             if where.never_billed or (method != "GET" and where.operation is None):
                 return None
@@ -201,10 +208,19 @@ class _Hooks:
             call = self._instrument.begin(
                 url=url, service=self._service, operation=where.operation, request_model=model
             )
-            return Exchange(call, method, url) if call is not None else None
+            return Exchange(call, method, url, self._rewrites) if call is not None else None
         except Exception as fault:
             log_fault(fault)
             return None
+
+    def _address(self, path: str) -> str:
+        """Return the URL that a request goes to, as the SDK joins it."""
+        if path.startswith(("http://", "https://")):
+            return path
+        base = self._client.base_url
+        if base is not self._base[0]:  # as text it takes longer than all the rest of this
+            self._base = base, str(base)
+        return _joined(self._base[1], path)
 
     def _prepared(self, exchange: Exchange, options: Any) -> Any:
         try:
@@ -245,9 +261,10 @@ def record_answer(exchange: Exchange, response: Any, metadata: dict[str, Any]) -
         record = watch_response(exchange.call, response, hide_usage=exchange.hide_usage)
         record.metadata.update(metadata)
         return
-    kind = response.headers.get("content-type", "")
-    body = response.content if "event-stream" in kind else body_of(response.content)
-    exchange.call.reply(body, url=str(response.url), metadata=metadata)
+    content = response.content
+    body = content if content.startswith((b"data:", b"event:")) else body_of(content)
+    url = str(response.url) if exchange.rewritten else exchange.url
+    exchange.call.reply(body, url=url, metadata=metadata)
 
 
 _RETRY_COUNT = "x-stainless-retry-count"
@@ -262,8 +279,3 @@ def _note_attempts(metadata: dict[str, Any], retries: object) -> None:
 @functools.lru_cache(maxsize=512)
 def _joined(base: str, path: str) -> str:
     return f"{base.rstrip('/')}/{path.lstrip('/')}"
-
-
-def _address(base: Any, path: str) -> str:
-    """Return the URL that a request goes to, as the SDK joins it."""
-    return path if path.startswith(("http://", "https://")) else _joined(str(base), path)

@@ -92,7 +92,7 @@ class StreamRecord:
 
     def arrived(self) -> None:
         """Note the time of an event."""
-        self._last = self._call.elapsed_ms()
+        self._last = self._call.instrument.clock()
 
     def first_token(self) -> None:
         """Note that the event just arrived is the first with content of the model's."""
@@ -113,13 +113,13 @@ class StreamRecord:
     def _record(self, error: str | None, exhausted: bool) -> None:
         metadata = dict(self.metadata)
         if self._first_token is not None:
-            metadata["time_to_first_token_ms"] = self._first_token
+            metadata["time_to_first_token_ms"] = self._call.elapsed_ms(self._first_token)
         seen = self._log.reply()
         unknown = seen is None and not (exhausted and not self._log.telling)
         self._call.reply(
             seen,
             url=self.url,
-            latency_ms=self._last,
+            latency_ms=self._call.elapsed_ms(self._last),
             status="partial" if unknown else None,
             error=error,
             metadata=metadata,

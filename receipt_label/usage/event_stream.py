@@ -219,11 +219,16 @@ def _fold_interaction(chunks: list[Json]) -> Folded:
     return Folded(body, ended)
 
 
-_MEDIA_ENDS: Final = ("image_generation.completed", "image_edit.completed", "transcript.text.done")
+_MEDIA_ENDS: Final = (
+    "image_generation.completed",
+    "image_edit.completed",
+    "transcript.text.done",
+    "speech.audio.done",
+)
 
 
 def _fold_media(chunks: list[Json]) -> Folded:
-    """Take the event that completes an image or a transcription."""
+    """Take the event that completes an image, a transcription or speech."""
     for chunk in chunks:
         if _type(chunk) in _MEDIA_ENDS:
             return Folded(chunk, ended=True)
@@ -262,6 +267,6 @@ _FOLDERS: Final[tuple[tuple[Callable[[Json], bool], Callable[[list[Json]], Folde
     ),
     (_starts("message-", "content-", "stream-start", "stream-end", "tool-plan"), _fold_cohere),
     (_starts("interaction."), _fold_interaction),
-    (_starts("image_generation.", "image_edit.", "transcript."), _fold_media),
+    (_starts("image_generation.", "image_edit.", "transcript.", "speech."), _fold_media),
     (lambda chunk: "done" in chunk and "model" in chunk, _fold_ollama),
 )

@@ -97,6 +97,13 @@ STREAM = ("chat", "gpt-4o-mini-2024-07-18", 78, 9, "0.0000171")
 RESPONSE = ("chat", "gpt-5-2025-08-07", 304, 371, "0.00409")
 RESPONSE_STREAM = ("chat", "gpt-5-2025-08-07", 9463, 582, "0.00828875")
 
+_AS_EVENTS = {"stream_format": "sse"}
+_SPEECH_EVENTS = (
+    b'data: {"type":"speech.audio.delta","audio":"aGVsbG8="}\n\n'
+    b'data: {"type":"speech.audio.done","usage":{"input_tokens":14,"output_tokens":101,'
+    b'"total_tokens":115}}\n\n'
+)
+
 OPENAI_CALLS: dict[str, Method] = {
     "chat": Method(lambda c: c.chat.completions.create(model="gpt-4o", messages=SAY), CHAT),
     "chat stream": Method(
@@ -197,6 +204,12 @@ OPENAI_CALLS: dict[str, Method] = {
         lambda c: c.audio.transcriptions.create(model="gpt-4o-transcribe", file=b"wave"),
         ("transcription", "gpt-4o-transcribe", 14, 101, "0.001059"),
     ),
+    "transcriptions stream": Method(
+        lambda c: c.audio.transcriptions.create(
+            model="gpt-4o-transcribe", file=b"wave", stream=True
+        ),
+        ("transcription", "gpt-4o-transcribe", 14, 101, "0.001059"),
+    ),
     "translations": Method(
         lambda c: c.audio.translations.create(model="whisper-1", file=b"wave"),
         ("transcription", "whisper-1", None, None, "no_usage"),
@@ -204,6 +217,13 @@ OPENAI_CALLS: dict[str, Method] = {
     "speech": Method(
         lambda c: c.audio.speech.create(model="tts-1", voice="alloy", input="total"),
         ("speech", "tts-1", None, None, "no_usage"),
+    ),
+    "speech events": Method(
+        lambda c: c.audio.speech.create(
+            model="gpt-4o-mini-tts", voice="alloy", input="total", extra_body=_AS_EVENTS
+        ),
+        ("speech", "gpt-4o-mini-tts", 14, 101, "0.0012204"),
+        Answer(_SPEECH_EVENTS, content_type="text/event-stream"),
     ),
     "speech streaming response": Method(
         lambda c: c.audio.speech.with_streaming_response.create(

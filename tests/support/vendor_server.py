@@ -77,8 +77,10 @@ class Asked:
 
     @property
     def stream(self) -> bool:
-        """Whether a stream is asked for."""
-        return isinstance(self.json, dict) and self.json.get("stream") is True
+        """Whether a stream is asked for, in JSON or in a form."""
+        if isinstance(self.json, dict) and self.json.get("stream") is True:
+            return True
+        return b'name="stream"\r\n\r\ntrue' in self.body
 
     def comparable(self) -> tuple[str, str, dict[str, str], bytes]:
         """Return it without what no two requests share: idempotency keys, boundaries of forms."""
@@ -129,7 +131,7 @@ def recorded(path: str, *, stream: bool = False, model: object = None) -> Answer
         and ("/deployments/" in line["url"]) is ("/deployments/" in path)
     ]
     if not same:
-        return _made(tail)
+        return _made(tail, stream=stream)
     line = next((line for line in same if model and line["request_model"] == model), same[0])
     if stream:
         text = _EMPTIED.sub(lambda match: f'{match[1]}"{_WORDS}"', line["stream"])
@@ -158,6 +160,16 @@ _IMAGE_USAGE = {
     "output_tokens": 1056,
     "total_tokens": 1106,
 }
+_TRANSCRIPT: dict[str, object] = {
+    "text": _WORDS,
+    "usage": {
+        "type": "tokens",
+        "input_tokens": 14,
+        "input_token_details": {"text_tokens": 10, "audio_tokens": 4},
+        "output_tokens": 101,
+        "total_tokens": 115,
+    },
+}
 _MADE: dict[str, object] = {
     "/completions": {
         "id": "cmpl-C2OI7Ey3XvNe02fb41d1D6h1j6H1M",
@@ -177,26 +189,22 @@ _MADE: dict[str, object] = {
         "data": [{"b64_json": "aGVsbG8="}],
         "usage": _IMAGE_USAGE,
     },
-    "/audio/transcriptions": {
-        "text": _WORDS,
-        "usage": {
-            "type": "tokens",
-            "input_tokens": 14,
-            "input_token_details": {"text_tokens": 10, "audio_tokens": 4},
-            "output_tokens": 101,
-            "total_tokens": 115,
-        },
-    },
+    "/audio/transcriptions": _TRANSCRIPT,
     "/audio/translations": {"text": _WORDS},
     "/models": {"object": "list", "data": []},
     "/moderations": {"id": "modr-1", "model": "omni-moderation-latest", "results": []},
 }
 
 
-def _made(tail: str) -> Answer | None:
+def _made(tail: str, *, stream: bool) -> Answer | None:
     """Return an answer in the words of the vendor's reference, for what was never recorded."""
     if tail == "/audio/speech":
         return Answer(b"ID3 not really sound", content_type="audio/mpeg")
+    if tail == "/audio/transcriptions" and stream:
+        done = {"type": "transcript.text.done", **_TRANSCRIPT}
+        delta = {"type": "transcript.text.delta", "delta": _WORDS}
+        events = [f"data: {json.dumps(event)}\n\n" for event in (delta, delta, done)]
+        return Answer("".join(events).encode(), content_type=_EVENT_STREAM)
     return reply(_MADE[tail]) if tail in _MADE else None
 
 
@@ -254,7 +262,8 @@ class VendorServer:
         answer = recorded(asked.path, stream=asked.stream, model=model)
         if answer is None:
             return error(404, "not_found_error")
-        if asked.stream and not (asked.json.get("stream_options") or {}).get("include_usage"):
+        options = asked.json.get("stream_options") if isinstance(asked.json, dict) else None
+        if asked.stream and not (options or {}).get("include_usage"):
             answer = _without_usage(answer)
         return _own(answer, number) if self.own_ids else answer
 

@@ -11,6 +11,7 @@ import pytest
 
 from receipt_dynamo import UsageClient
 from receipt_label import AIUsageTracker, ContextThreadPoolExecutor
+from receipt_label.instrumentation.calls import Instrument, observe
 from tests.support.vendor_calls import SAY
 from tests.support.vendor_server import VendorServer
 from tests.vendors.conftest import Make, Records
@@ -95,6 +96,40 @@ def test_one_client_within_another_s_call_counts_each_once(
             if number == 1:
                 inner.messages.create(model="claude-sonnet-5", max_tokens=9, messages=SAY)
     assert Counter(record.service for record in records()) == {"openai": 1, "anthropic": 1}
+
+
+def test_a_client_within_a_helper_that_counts_itself_counts_once(
+    make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """The outer instrument has the call: the client inside leaves it alone (trouble 31)."""
+    outer = Instrument(tracker)
+    with tracker.wrap(make("OpenAI")) as client:
+
+        def helper() -> Any:
+            return ask(client, "gpt-4o")
+
+        observe(helper, lambda args, kwargs: outer.begin(operation="agent"))()
+        assert [record.operation for record in records()] == ["agent"]
+
+
+def test_middleware_of_the_sdk_runs_and_counts_once(
+    make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """Anthropic's own hooks see the wrapped client's calls as the bare one's."""
+    seen: list[str] = []
+
+    def middleware(request: Any, call_next: Any) -> Any:
+        seen.append("asked")
+        return call_next(request)
+
+    try:
+        bare = make("Anthropic", middleware=[middleware])
+    except TypeError:
+        pytest.skip("not in this version")
+    with tracker.wrap(bare) as client:
+        client.messages.create(model="claude-sonnet-5", max_tokens=9, messages=SAY)
+    assert seen == ["asked"]
+    assert len(records()) == 1
 
 
 def test_a_client_wrapped_twice_counts_once(

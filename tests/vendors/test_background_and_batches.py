@@ -48,7 +48,9 @@ def test_a_background_response_counts_once_when_it_is_complete(
     """
     server.script(reply(queued()), reply(queued()), reply({**queued(), "status": "in_progress"}))
     with tracker.context(job_id="creator"):
-        wrapped.responses.create(model="gpt-5.6-sol", input="total?", background=True)
+        wrapped.responses.create(
+            model="gpt-5.6-sol", input="total?", extra_body={"background": True}
+        )
     with tracker.context(job_id="poller"):
         for _ in range(4):
             last = wrapped.responses.retrieve(BACKGROUND)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
+import zlib
 from typing import Any
 
 import anthropic
@@ -107,6 +110,38 @@ def test_anthropic_in_another_s_cloud_is_the_cloud_s_call(
     assert (record.service, record.input_tokens) == (service, 107)
     if service == "aws":
         assert record.model == model
+
+
+def frame(event: bytes) -> bytes:
+    """Return an event as Bedrock's event stream frames it."""
+    payload = json.dumps({"bytes": base64.b64encode(event).decode()}).encode()
+    names = [(b":event-type", b"chunk"), (b":message-type", b"event")]
+    headers = b"".join(
+        bytes([len(name)]) + name + b"\x07" + len(value).to_bytes(2, "big") + value
+        for name, value in names
+    )
+    lengths = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+    head = lengths + zlib.crc32(lengths).to_bytes(4, "big") + headers + payload
+    return head + zlib.crc32(head).to_bytes(4, "big")
+
+
+def test_a_stream_of_bedrock_s_frames_counts_as_any_stream(
+    server: VendorServer, tracker: AIUsageTracker, records: Records
+) -> None:
+    """Anthropic's SDK on Bedrock: the same events in binary frames."""
+    found = recorded("/v1/messages", stream=True, model="claude-sonnet-4-6")
+    assert found is not None
+    events = [part.partition(b"data: ")[2] for part in found.body.split(b"\n\n") if part]
+    body = b"".join(frame(event) for event in events)
+    server.script(Answer(body, content_type="application/vnd.amazon.eventstream"))
+    bare = anthropic.AnthropicBedrock(base_url=server.url, max_retries=0, **BEDROCK)
+    model = "us.anthropic.claude-sonnet-4-6"
+    with tracker.wrap(bare) as client:
+        stream = client.messages.create(model=model, max_tokens=9, messages=SAY, stream=True)
+        assert len(list(stream)) > 50
+    (record,) = records()
+    assert (record.service, record.model, record.status) == ("aws", model, "complete")
+    assert (record.input_tokens, record.output_tokens) == (7621, 384)
 
 
 def test_images_of_an_unnamed_host_are_of_the_model_that_was_asked_for(

@@ -170,11 +170,9 @@ def test_a_fault_of_the_tracking_is_logged_once(
 def test_a_full_store_counts_what_it_drops(
     make: Make, open_client: Callable[..., UsageClient]
 ) -> None:
-    """With its tokens: the pipeline goes on, the report says what is missing."""
+    """The pipeline goes on, health says what is missing and why."""
     full = open_client(max_bytes=1)
     full._pipeline.spool.ring = MemoryRing(max_records=0)
     with AIUsageTracker(full).wrap(make("OpenAI")) as wrapped:
         assert wrapped.chat.completions.create(model="gpt-4o", messages=[]).usage.total_tokens == 22
-    full.flush()
-    lost = full.dropped()
-    assert (lost.count, lost.input_tokens, lost.output_tokens) == (1, 14, 8)
+    assert full.health().dropped == {"max_bytes": 1}

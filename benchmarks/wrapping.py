@@ -1,0 +1,134 @@
+"""What wrapping a vendor's client adds to a call: bare and wrapped in turns, over no network.
+
+The HTTP client answers at once, from memory, so that the call is the SDK's own work and ours. Each
+pair of calls is one after the other; what counts is their difference.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Part, Row, timings
+from benchmarks.samples import (
+    RECORD,
+    REPLY,
+    Operation,
+    client_of,
+    in_fresh_process,
+    private_directory,
+    time_calls,
+)
+from receipt_label import AIUsageTracker
+
+__all__ = ["run"]
+
+_PAIRS = 4000
+_WARM_UP = 200
+_CHUNKS = 100
+_ASK: dict[str, Any] = {
+    "model": "gpt-4o",
+    "messages": [{"role": "user", "content": "What is the total of this receipt?"}],
+}
+
+
+def _bodies() -> tuple[bytes, list[bytes]]:
+    """Return a reply, and a stream of a hundred chunks that says its usage last."""
+    message = {"role": "assistant", "content": "The total is 12.30. " * 20}
+    reply = {**REPLY, "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+    head = {**REPLY, "object": "chat.completion.chunk", "usage": None}
+    text = {"index": 0, "delta": {"content": "total "}, "finish_reason": None}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    chunks = [{**head, "choices": [text]}] * _CHUNKS
+    chunks += [{**head, "choices": [last]}, {**head, "choices": [], "usage": REPLY["usage"]}]
+    events = [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks]
+    return json.dumps(reply).encode(), [*events, b"data: [DONE]\n\n"]
+
+
+def _bare_client() -> Any:
+    """Return an OpenAI client whose HTTP client answers from memory."""
+    import httpx2
+    import openai
+
+    reply, events = _bodies()
+
+    class Events(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            return iter(events)
+
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        if b'"stream":true' in request.content:
+            headers = {"content-type": "text/event-stream"}
+            return httpx2.Response(200, headers=headers, stream=Events())
+        return httpx2.Response(200, headers={"content-type": "application/json"}, content=reply)
+
+    return openai.OpenAI(
+        api_key="stand-in",
+        base_url="https://api.openai.com/v1",
+        http_client=httpx2.Client(transport=httpx2.MockTransport(respond)),
+    )
+
+
+def _call(client: Any) -> Operation:
+    return lambda: client.chat.completions.create(**_ASK)
+
+
+def _stream(client: Any) -> Operation:
+    options = {"include_usage": True}
+    return lambda: list(client.chat.completions.create(**_ASK, stream=True, stream_options=options))
+
+
+def _pairs(bare: Operation, wrapped: Operation, pairs: int) -> list[array[int]]:
+    """Return nanoseconds of bare calls, of wrapped ones, and of their difference."""
+    taken = [array("q"), array("q"), array("q")]
+    clock = time.perf_counter_ns
+    for turn in range(pairs):
+        first, second = (bare, wrapped) if turn % 2 else (wrapped, bare)
+        start = clock()
+        first()
+        middle = clock()
+        second()
+        end = clock()
+        spent = [middle - start, end - middle]
+        bare_ns, wrapped_ns = spent if turn % 2 else spent[::-1]
+        for samples, value in zip(taken, (bare_ns, wrapped_ns, wrapped_ns - bare_ns), strict=True):
+            samples.append(value)
+    return taken
+
+
+def _measure(directory: Path, pairs: int) -> list[Row]:
+    """Time pairs of calls. What is spooled nobody delivers: the process ends."""
+    tracker = AIUsageTracker(client_of(directory / "usage"))
+    tracker.context(job_id=RECORD["job_id"], user_id=RECORD["user_id"]).__enter__()
+    bare = _bare_client()
+    wrapped = tracker.wrap(bare)
+    rows: list[Row] = []
+    for name, make, goal, count in (
+        ("chat.completions.create", _call, {"p50": 50.0}, pairs),
+        (f"a stream of {_CHUNKS} chunks", _stream, {}, max(20, pairs // 10)),
+    ):
+        _pairs(make(bare), make(wrapped), min(_WARM_UP, count))
+        gc.collect()
+        bare_ns, wrapped_ns, added = _pairs(make(bare), make(wrapped), count)
+        rows.append(Row(f"{name}, bare", timings(bare_ns), yardstick=True))
+        rows.append(Row(f"{name}, wrapped", timings(wrapped_ns)))
+        median = max(0.0, statistics.median(added) / 1000)  # of a few pairs it may be noise
+        rows.append(Row(f"{name}: what wrapping adds", {"p50": median}, goal=goal))
+    direct = time_calls(lambda: tracker.record_response(REPLY), pairs)
+    return [*rows, Row("record_response of the reply", timings(direct), yardstick=True)]
+
+
+def run(scale: float, say: Callable[[str], None]) -> list[Part]:
+    """Time calls of an OpenAI client, bare and wrapped."""
+    pairs = max(20, int(_PAIRS * scale))
+    say("wrapped clients")
+    with private_directory() as directory:
+        rows = in_fresh_process(_measure, directory, pairs)
+    title = f"Wrapped OpenAI client, no network: microseconds per call ({pairs} pairs in turns)"
+    return [Part("wrapping", title, rows)]
