@@ -25,6 +25,7 @@ from receipt_label import (
     PrometheusExporter,
 )
 from receipt_label.exporters.totals import Totals, Trackers
+from receipt_label.observers import Recent
 from tests.support import FakeClock, in_fork, make_metric
 
 IDS = {
@@ -288,6 +289,15 @@ def test_a_repeated_record_is_shown_once(client: UsageClient, registry: Collecto
     requests = samples(registry, "ai_usage_requests_total")
     assert requests[OPENAI] == 1
     assert client.summarize()[0].calls == 1
+
+
+def test_repeats_are_known_among_the_last_thousands_in_bounded_memory() -> None:
+    """A program that runs for months keeps two generations of them (trouble 51)."""
+    recent = Recent()
+    assert not any(recent.has(n) for n in range(20_000))
+    assert all(recent.has(n) for n in range(20_000 - 4096, 20_000))
+    assert not recent.has(0)
+    assert len(recent._new) + len(recent._old) <= 2 * 4096
 
 
 def test_what_is_dropped_is_not_shown_as_recorded(
