@@ -354,6 +354,8 @@ def test_without_any_tracker_functions_and_blocks_run_as_they_are(
     monkeypatch.setattr(client_manager, "_manager", None)
     monkeypatch.setenv("ENVIRONMENT", "production")
 
+    closed: list[int] = []
+
     @ai_usage_tracked
     def function(a: int) -> int:
         return a
@@ -368,12 +370,18 @@ def test_without_any_tracker_functions_and_blocks_run_as_they_are(
 
     @ai_usage_tracked
     async def asynchronous(a: int) -> AsyncIterator[int]:
-        yield a
+        try:
+            yield a
+        finally:
+            closed.append(a)
 
     async def read() -> list[int]:
+        closed.clear()
         stopped = asynchronous(4)
         assert await anext(stopped) == 4
+        frame = stopped.ag_frame  # type: ignore[attr-defined]  # keeps what is within alive
         await stopped.aclose()  # type: ignore[attr-defined]
+        assert (closed, frame is None) == ([4], False)
         return [await coroutine(3)] + [number async for number in asynchronous(4)]
 
     for _ in range(3):
