@@ -6,6 +6,7 @@ line, as ``receipt-usage import`` gives it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,13 +69,14 @@ def record_line(
     nothing unless the tracker is ``strict``.
     """
     try:
-        value = parse(line) if isinstance(line, bytes) else plain(line).data
+        text = line if isinstance(line, bytes) else json.dumps(plain(line).data).encode()
+        value = parse(text)
         if not isinstance(value, Mapping) or unwrap(value) is None:
             return None
         reply = read_reply(value, service=fields.pop("service", None))
         if isinstance(reply, Skipped):
             return None
-        name = line_id(dict(value))
+        name = line_id(value)
     except _FAULTS:
         return None
     metadata = dict(fields.pop("metadata", None) or {})

@@ -59,16 +59,16 @@ class _Anthropic(Dialect):
 
     def answered(self, exchange: Exchange, response: Any, metadata: dict[str, Any]) -> bool:
         """Note when a batch ended, and record its results."""
-        batch = _BATCH.search(exchange.url) if exchange.method == "GET" else None
+        batch = _BATCH.search(exchange.address) if exchange.fetches else None
         if batch is None:
             return False
         if batch[2]:
-            tracker = exchange.call.instrument.tracker
+            tracker = exchange.instrument.tracker
             log = _ResultsLog(tracker, batch[1], self._ended.get(batch[1]))
             if response.is_closed:
                 log.feed(response.content)
             else:
-                watch_response(exchange.call, response, log=log)
+                watch_response(exchange, response, log=log)
         elif response.is_closed:
             self._note_end(body_of(response.content))
         return True

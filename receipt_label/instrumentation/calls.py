@@ -22,12 +22,26 @@ from receipt_label.usage.reply import Reply, Skipped, Status
 if TYPE_CHECKING:
     from receipt_label.tracker import AIUsageTracker
 
-__all__ = ["Begin", "Call", "Finish", "Instrument", "observe"]
+__all__ = [
+    "Begin",
+    "Call",
+    "Finish",
+    "Instrument",
+    "is_suppressed",
+    "log_fault",
+    "observe",
+    "status_of",
+]
 
 _log = logging.getLogger("receipt_label.instrumentation")
 _MAX_FAULTS = 1000
 
 _suppressed: ContextVar[bool] = ContextVar("receipt_usage_suppressed", default=False)
+
+
+def is_suppressed() -> bool:
+    """Return whether an outer instrument counts what happens here."""
+    return _suppressed.get()
 
 
 class Instrument:

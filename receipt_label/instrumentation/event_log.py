@@ -1,7 +1,7 @@
 """What passes of an HTTP body, kept as far as it tells usage; bytes, so that any SDK can read them.
 
-The events of a stream are told apart, not parsed: a chunk of text is looked at by one regular
-expression and forgotten. What is kept is read once, when the stream is over.
+The events of a stream are told apart, not parsed: a chunk of text is searched for a few keys and
+forgotten. What is kept is read once, when the stream is over.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class _OpenAI(Dialect):
             not self._include_usage
             or not isinstance(body, Mapping)
             or body.get("stream") is not True
-            or not exchange.url.partition("?")[0].endswith("/completions")
+            or not exchange.address.partition("?")[0].endswith("/completions")
         ):
             return options
         asked = body.get("stream_options")
@@ -66,11 +66,11 @@ class _OpenAI(Dialect):
 
     def answered(self, exchange: Exchange, response: Any, metadata: dict[str, Any]) -> bool:
         """See to background responses: when they are created, and when they are fetched."""
-        if exchange.method == "GET":
-            if _RETRIEVED.search(exchange.url):
+        if exchange.fetches:
+            if _RETRIEVED.search(exchange.address):
                 self._retrieved(exchange, response, metadata)
             return True
-        created = exchange.url.endswith("/responses") and response.is_closed
+        created = exchange.address.endswith("/responses") and response.is_closed
         if created and _BACKGROUND.search(response.content):
             body = body_of(response.content)
             if isinstance(body, Mapping) and body.get("status") in _UNFINISHED:
@@ -81,7 +81,7 @@ class _OpenAI(Dialect):
         if not response.is_closed:
             kind = response.headers.get("content-type", "")
             if "event-stream" in kind:
-                watch_response(exchange.call, response, log=_BackgroundLog())
+                watch_response(exchange, response, log=_BackgroundLog())
             return
         body = body_of(response.content)
         if not isinstance(body, Mapping) or body.get("background") is not True:
@@ -93,9 +93,9 @@ class _OpenAI(Dialect):
         if context is None:
             return
         self._remember(name, None)
-        exchange.call.operation = "chat"
+        exchange.operation = "chat"
         context.copy().run(
-            exchange.call.reply,
+            exchange.reply,
             body,
             url=str(response.url),
             latency_ms=_duration_ms(body),

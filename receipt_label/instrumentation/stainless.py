@@ -16,9 +16,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
-from receipt_label.instrumentation.calls import Call, Instrument, log_fault, status_of
+from receipt_label.instrumentation.calls import (
+    Call,
+    Instrument,
+    is_suppressed,
+    log_fault,
+    status_of,
+)
 from receipt_label.instrumentation.event_log import body_of
 from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.usage.address import locate
@@ -32,18 +38,41 @@ _VARIANTS = ("with_raw_response", "with_streaming_response")
 _HOOKED = ("request", "_process_response", "copy", "with_options")
 
 
-class Exchange:
-    """One ``client.request``, from its start to the last of its answers."""
+class Exchange(Call):
+    """One ``client.request``, from its start to the last of its answers.
 
-    __slots__ = ("answered", "call", "hide_usage", "method", "rewritten", "url")
+    ``address`` is what the SDK was asked for; ``fetches``: by a GET, which makes nothing new.
+    """
 
-    def __init__(self, call: Call, method: str, url: str, rewritten: bool) -> None:
-        self.call = call
-        self.method = method
-        self.url = url
-        self.rewritten = rewritten
+    __slots__ = ("address", "answered", "fetches", "hide_usage")
+
+    def __init__(
+        self, instrument: Instrument, route: Route, service: str | None, model: str | None
+    ) -> None:
+        super().__init__(instrument, route.url, service, route.operation, model)
+        self.address = route.url
+        self.fetches = route.fetches
         self.answered = False
         self.hide_usage = False
+
+
+class Route(NamedTuple):
+    """Where a request goes. ``watched``: it may be a call, or bring the end of one."""
+
+    url: str
+    operation: str | None
+    fetches: bool
+    watched: bool
+
+
+@functools.lru_cache(maxsize=512)
+def _route(base: str, method: str, path: str) -> Route:
+    absolute = path.startswith(("http://", "https://"))
+    url = path if absolute else f"{base.rstrip('/')}/{path.lstrip('/')}"
+    where = locate(url)
+    fetches = method.upper() == "GET"
+    watched = where.never_billed is None and (fetches or where.operation is not None)
+    return Route(url, where.operation, fetches, watched)
 
 
 class Dialect:
@@ -198,29 +227,19 @@ class _Hooks:
 
     def _begin(self, options: Any) -> Exchange | None:
         try:
-            method = str(options.method).upper()
-            url = self._address(options.url)
-            where = locate(url)
-            if where.never_billed or (method != "GET" and where.operation is None):
+            base = self._client.base_url
+            if base is not self._base[0]:  # as text it takes longer than all the rest of this
+                self._base = base, str(base)
+            route = _route(self._base[1], options.method, options.url)
+            if not route.watched or is_suppressed():
                 return None
             body = options.json_data
             model = body.get("model") if isinstance(body, Mapping) else None
-            call = self._instrument.begin(
-                url=url, service=self._service, operation=where.operation, request_model=model
-            )
-            return Exchange(call, method, url, self._rewrites) if call is not None else None
+            asked = model if isinstance(model, str) else None
+            return Exchange(self._instrument, route, self._service, asked)
         except Exception as fault:
             log_fault(fault)
             return None
-
-    def _address(self, path: str) -> str:
-        """Return the URL that a request goes to, as the SDK joins it."""
-        if path.startswith(("http://", "https://")):
-            return path
-        base = self._client.base_url
-        if base is not self._base[0]:  # as text it takes longer than all the rest of this
-            self._base = base, str(base)
-        return _joined(self._base[1], path)
 
     def _prepared(self, exchange: Exchange, options: Any) -> Any:
         try:
@@ -231,51 +250,43 @@ class _Hooks:
 
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
         """Record a failure, unless the call was answered, or only fetched what exists already."""
-        if exchange.answered or exchange.method == "GET":
+        if exchange.answered or exchange.fetches:
             return
-        metadata: dict[str, Any] = {}
+        retries: object = None
         with suppress(Exception):  # an error of another library's may lack a request
-            _note_attempts(metadata, error.request.headers.get(_RETRY_COUNT))  # type: ignore[attr-defined]
-        exchange.call.fail(error, http_status=status_of(error), metadata=metadata)
+            retries = error.request.headers.get(_RETRY_COUNT)  # type: ignore[attr-defined]
+        exchange.fail(error, http_status=status_of(error), metadata=_attempts(retries))
 
     def _answered(self, arguments: Mapping[str, Any]) -> None:
         """Record an answer: now where it has been read, else as its owner reads it."""
         exchange = _in_progress.get()
         try:
             response = arguments.get("response")
-            if exchange is None or response is None or not response.is_success:
+            if exchange is None or response is None or response.status_code >= _REFUSED:
                 return
-            metadata: dict[str, Any] = {}
-            _note_attempts(metadata, arguments.get("retries_taken"))
             exchange.answered = True
-            if self._dialect.answered(exchange, response, metadata) or exchange.method == "GET":
+            metadata = _attempts(arguments.get("retries_taken"))
+            if self._dialect.answered(exchange, response, metadata) or exchange.fetches:
                 return
-            record_answer(exchange, response, metadata)
+            if not response.is_closed:
+                record = watch_response(exchange, response, hide_usage=exchange.hide_usage)
+                record.metadata.update(metadata)
+                return
+            content = response.content
+            exchange.reply(
+                content if content.startswith(_EVENTS) else body_of(content),
+                url=str(response.url) if self._rewrites else None,
+                metadata=metadata,
+            )
         except Exception as fault:
             log_fault(fault)
 
 
-def record_answer(exchange: Exchange, response: Any, metadata: dict[str, Any]) -> None:
-    """Record an HTTP response: now where it has been read, else once its owner is done with it."""
-    if not response.is_closed:
-        record = watch_response(exchange.call, response, hide_usage=exchange.hide_usage)
-        record.metadata.update(metadata)
-        return
-    content = response.content
-    body = content if content.startswith((b"data:", b"event:")) else body_of(content)
-    url = str(response.url) if exchange.rewritten else exchange.url
-    exchange.call.reply(body, url=url, metadata=metadata)
-
-
+_REFUSED = 300
+_EVENTS = (b"data:", b"event:")
 _RETRY_COUNT = "x-stainless-retry-count"
 
 
-def _note_attempts(metadata: dict[str, Any], retries: object) -> None:
-    """Note how often the SDK tried, where it was more than once."""
-    if retries is not None and (tries := int(str(retries))) > 0:
-        metadata["attempts"] = tries + 1
-
-
-@functools.lru_cache(maxsize=512)
-def _joined(base: str, path: str) -> str:
-    return f"{base.rstrip('/')}/{path.lstrip('/')}"
+def _attempts(retries: object) -> dict[str, Any]:
+    """Return how often the SDK tried, where it was more than once."""
+    return {"attempts": int(str(retries)) + 1} if retries and str(retries) != "0" else {}

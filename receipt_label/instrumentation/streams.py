@@ -63,6 +63,7 @@ class StreamRecord:
     __slots__ = (
         "__weakref__",
         "_call",
+        "_finalizer",
         "_first_token",
         "_last",
         "_log",
@@ -75,6 +76,7 @@ class StreamRecord:
         self._call = call
         self._log = log
         self._once = Once()
+        self._finalizer: weakref.finalize[..., Any] | None = None
         self._last: float | None = None
         self._first_token: float | None = None
         self.url = url
@@ -108,9 +110,11 @@ class StreamRecord:
 
     def end_with(self, owner: object) -> None:
         """End when ``owner`` is garbage-collected, or at exit. ``owner`` is not held."""
-        weakref.finalize(owner, self.end)
+        self._finalizer = weakref.finalize(owner, self.end)
 
     def _record(self, error: str | None, exhausted: bool) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()  # or it would keep all this as long as its owner
         metadata = dict(self.metadata)
         if self._first_token is not None:
             metadata["time_to_first_token_ms"] = self._call.elapsed_ms(self._first_token)

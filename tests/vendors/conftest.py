@@ -18,7 +18,7 @@ _TLS = ssl.create_default_context()
 """Made once: each client would take 50 ms to load certificates that nothing here needs."""
 
 Make = Callable[..., Any]
-Records = Callable[[], list[AIUsageMetric]]
+Records = Callable[..., list[AIUsageMetric]]
 
 
 @pytest.fixture(scope="package")
@@ -42,11 +42,17 @@ def tracker(client: UsageClient) -> AIUsageTracker:
 
 @pytest.fixture
 def records(client: UsageClient) -> Records:
-    """Deliver what is spooled and return what the store holds, by time."""
+    """Deliver what is spooled and return what the store holds, by time.
 
-    def look() -> list[AIUsageMetric]:
+    Each was recorded once, unless ``repeated``: the store would make one of two that are alike.
+    """
+
+    def look(*, repeated: bool = False) -> list[AIUsageMetric]:
         client.flush()
-        return list(client.query())
+        found = list(client.query())
+        if not repeated:
+            assert client.health().recorded == len(found)
+        return found
 
     return look
 

@@ -67,7 +67,7 @@ def test_a_background_response_of_another_process_counts_when_it_is_fetched(
     wrapped.responses.retrieve(BACKGROUND)
     with tracker.wrap(make("OpenAI")) as other:
         other.responses.retrieve(BACKGROUND)
-    (record,) = records()
+    (record,) = records(repeated=True)
     assert record.input_tokens == 14
 
 
@@ -145,7 +145,7 @@ def test_the_output_of_a_batch_is_recorded_at_the_price_of_batches(
     for form in (content, OUTPUT, OUTPUT.encode(), OUTPUT.splitlines()):
         done = tracker.record_batch_output(form, timestamp=1795003600, job_id="labels")
         assert (done.recorded, done.unreadable, done.dropped) == (2, 0, 0)
-    good, failed = sorted(records(), key=lambda one: one.error is not None)
+    good, failed = sorted(records(repeated=True), key=lambda one: one.error is not None)
     assert (good.input_tokens, good.cost_usd) == (1000, Decimal("0.00175"))  # half of 0.0035
     assert (good.job_id, good.metadata["custom_id"]) == ("labels", "receipt-1")
     assert (failed.error, failed.unpriced_reason) == ("batch_expired", "failed_call")
@@ -230,7 +230,7 @@ def test_the_results_of_anthropic_s_batches_are_its_calls(
         script_results(server)
         names = asyncio.run(read_async()) if asynchronous else read()
         assert names == [line["custom_id"] for line in RESULTS]
-    found = records()
+    found = records(repeated=True)
     good = [one for one in found if one.error is None]
     assert len(found) == 4
     assert {one.cost_usd for one in good} == {Decimal("0.00225")}  # half of 0.003 and 0.0015

@@ -55,7 +55,7 @@ def reading_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
 
 
 def beginning_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stainless, "locate", boom)
+    patch.setattr(stainless, "_route", boom)
 
 
 def watching_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
