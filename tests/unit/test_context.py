@@ -201,6 +201,21 @@ def test_a_wrapped_function_may_be_called_often_and_at_once(tracker: AIUsageTrac
         assert (read(), current()["job_id"]) == ("a", "b")
 
 
+def test_a_wrapped_method_is_bound_as_ever(tracker: AIUsageTracker) -> None:
+    """To its instance, in the context of where it was wrapped."""
+    with tracker.context(job_id="a"):
+
+        class Reader:
+            name = "reader"
+
+            @wrap_context
+            def read(self) -> str:
+                return f"{self.name} {current()['job_id']}"
+
+    assert Reader().read() == "reader a"
+    assert Reader.read(Reader()) == "reader a"
+
+
 def test_a_generator_that_ends_within_a_later_block_leaves_nothing_behind(
     tracker: AIUsageTracker,
 ) -> None:

@@ -25,6 +25,7 @@ from receipt_label import (
     PrometheusExporter,
 )
 from receipt_label.exporters.totals import Totals, Trackers
+from receipt_label.observers import Recent
 from tests.support import FakeClock, in_fork, make_metric
 
 IDS = {
@@ -290,6 +291,15 @@ def test_a_repeated_record_is_shown_once(client: UsageClient, registry: Collecto
     assert client.summarize()[0].calls == 1
 
 
+def test_repeats_are_known_among_the_last_thousands_in_bounded_memory() -> None:
+    """A program that runs for months keeps two generations of them (trouble 51)."""
+    recent = Recent()
+    assert not any(recent.has(n) for n in range(20_000))
+    assert all(recent.has(n) for n in range(20_000 - 4096, 20_000))
+    assert not recent.has(0)
+    assert len(recent._new) + len(recent._old) <= 2 * 4096
+
+
 def test_what_is_dropped_is_not_shown_as_recorded(
     client: UsageClient, registry: CollectorRegistry
 ) -> None:
@@ -369,12 +379,12 @@ def test_labels_without_end_are_added_up_under_other() -> None:
 def test_a_signal_handler_may_record_while_its_thread_adds_up() -> None:
     """The lock is reentrant: a handler that waited for it would wait for ever."""
     totals = Totals()
-    previous = signal.signal(signal.SIGALRM, lambda *_: totals.add(make_metric()))
+    previous = signal.signal(signal.SIGUSR1, lambda *_: totals.add(make_metric()))
     try:
         with totals._lock:
-            signal.raise_signal(signal.SIGALRM)
+            signal.raise_signal(signal.SIGUSR1)
     finally:
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGUSR1, previous)
     assert totals.read()[0].requests == 1
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from receipt_dynamo import AIUsageMetric, UsageClient
+from receipt_dynamo import AIUsageMetric, PutResult, UsageClient
 from receipt_label import (
     AIUsageTracker,
     ai_usage_context,
@@ -354,6 +354,8 @@ def test_without_any_tracker_functions_and_blocks_run_as_they_are(
     monkeypatch.setattr(client_manager, "_manager", None)
     monkeypatch.setenv("ENVIRONMENT", "production")
 
+    closed: list[int] = []
+
     @ai_usage_tracked
     def function(a: int) -> int:
         return a
@@ -366,11 +368,28 @@ def test_without_any_tracker_functions_and_blocks_run_as_they_are(
     async def coroutine(a: int) -> int:
         return a
 
+    @ai_usage_tracked
+    async def asynchronous(a: int) -> AsyncIterator[int]:
+        try:
+            yield a
+        finally:
+            closed.append(a)
+
+    async def read() -> list[int]:
+        closed.clear()
+        stopped = asynchronous(4)
+        assert await anext(stopped) == 4
+        frame = stopped.ag_frame  # type: ignore[attr-defined]  # keeps what is within alive
+        await stopped.aclose()  # type: ignore[attr-defined]
+        assert (closed, frame is None) == ([4], False)
+        return [await coroutine(3)] + [number async for number in asynchronous(4)]
+
     for _ in range(3):
-        assert (function(1), list(generator(2)), asyncio.run(coroutine(3))) == (1, [2], 3)
+        assert (function(1), list(generator(2)), asyncio.run(read())) == (1, [2], [3, 4])
         with partial_failure_context("x") as batch, batch.attempt():
             raise KeyError
         assert batch.failure_count == 1
+        assert batch.operation.record(service="x", model="m", operation="o") is PutResult.DROPPED
     assert caplog.text.count("operations run untracked") == 1
     assert "DYNAMODB_TABLE_NAME" in caplog.text
 

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
@@ -15,9 +16,15 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from receipt_dynamo import AIUsageMetric, UsageClient
-from receipt_label import AIUsageTracker, ContextThreadPoolExecutor, Operation, operations
+from receipt_label import (
+    AIUsageTracker,
+    ContextThreadPoolExecutor,
+    Operation,
+    operations,
+    wrap_context,
+)
 from receipt_label.context import current
-from tests.support import NOON
+from tests.support import NOON, in_fork
 
 
 @pytest.fixture
@@ -693,6 +700,35 @@ def test_work_that_a_pool_does_within_counts_for_the_operation(
         pool.shutdown()
         assert (operation.calls, operation.input_tokens) == (400, 4000)
         assert operation.cost_usd == Decimal("0.00000004")
+
+
+def test_a_signal_handler_may_record_while_its_thread_adds_up(tracker: AIUsageTracker) -> None:
+    """The lock of the figures is reentrant: a handler that waited would wait for ever."""
+    with tracker.track("label") as operation:
+        previous = signal.signal(signal.SIGUSR1, lambda *_: record(tracker))
+        try:
+            with operations.counting():
+                signal.raise_signal(signal.SIGUSR1)
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+        assert operation.calls == 1
+
+
+def test_a_child_of_a_fork_records_within_its_parents_operation(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """Also where another thread of the parent's held the lock; it carries the operation."""
+    codes: list[int] = []
+    with tracker.track("label", job_id="j") as operation:
+        child = wrap_context(lambda: record(tracker, request_id="child"))
+        with operations.counting():
+            thread = threading.Thread(target=lambda: codes.append(in_fork(child)))
+            thread.start()
+            thread.join()
+        assert (codes, operation.calls) == ([0], 0)
+    metrics = {metric.request_id: metric for metric in client.query()}
+    assert metrics["child"].job_id == "j"
+    assert metrics["child"].metadata["operation_id"] == operation.operation_id
 
 
 # Tools
