@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.support.vendor_server import Answer, Asked, VendorServer
 
 HERE = Path(__file__).parent
-EXAMPLES = sorted(path.stem for path in HERE.glob("la*.py"))
+EXAMPLES = sorted(path.stem for path in HERE.glob("*.py") if path.name != Path(__file__).name)
 USAGE_DIR = HERE.parent / ".demo" / "examples"
 LABELS = {
     "assorted goods": "office",

@@ -201,15 +201,17 @@ EVENTS = [
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Run the handler as in Lambda: a home that cannot be made, two invocations, no way out."""
+    """Run the handler as in Lambda: a home that cannot be written, two invocations, no way out."""
     (tmp_path / "tmp").mkdir()
+    (tmp_path / "home").mkdir(mode=0o555)
+    # Root writes everywhere, but even root makes nothing within a device.
+    home = tmp_path / "home" if os.geteuid() else Path("/dev/null/home")
     with StandIn() as server:
 
         def start(**variables: str) -> subprocess.CompletedProcess[str]:
             outside = re.compile("RECEIPT_USAGE_DIR|ENVIRONMENT|PYTEST_.*")
             own = {
-                # Within a device nothing can be made, whoever asks: even root, as tests often are.
-                "HOME": "/dev/null/home",
+                "HOME": str(home),
                 "TMPDIR": str(tmp_path / "tmp"),
                 # A thread that happens to be faster than the freeze delivers nothing here.
                 "RECEIPT_USAGE_DRAIN": "manual",
