@@ -4,8 +4,9 @@
         client = OpenAI(base_url=server.url + "/v1", api_key="stand-in")
 
 Without a script it answers each path from recordings: the first whose model was asked for, else the
-first. Their texts were emptied and are filled in again. ``server.script(answer, ...)`` answers the
-next requests otherwise: errors, streams that break, replies that wait. What was asked is kept.
+first. Their texts were emptied and are filled in again, with what ``words`` returns.
+``server.script(answer, ...)`` answers the next requests otherwise: errors, streams that break,
+replies that wait. What was asked is kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -28,6 +30,8 @@ __all__ = ["Answer", "Asked", "VendorServer", "error", "recorded", "reply"]
 _ROOT = Path(__file__).parents[2]
 _FILES = ("tests/data/recorded_streams.jsonl", "examples/data/recorded_replies.jsonl")
 _WORDS = "total "
+_CREATED = re.compile(rb'("created(?:_at)?":\s*)[0-9.]+')
+_WORD = re.compile(r"\S+\s*")
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 # Where streams carry text that a recording has emptied.
 _EMPTIED = re.compile(
@@ -120,8 +124,13 @@ def _tail(path: str) -> str:
     return re.sub(r"^(/openai)?(/deployments/[^/]+)?(/v1)?", "", path.split("?", maxsplit=1)[0])
 
 
-def recorded(path: str, *, stream: bool = False, model: object = None) -> Answer | None:
-    """Return what the vendor of such a call once answered, with words where texts were."""
+def recorded(
+    path: str, *, stream: bool = False, model: object = None, words: str | None = None
+) -> Answer | None:
+    """Return what the vendor of such a call once answered, with words where texts were.
+
+    ``words`` are the text of the whole answer; a stream has a word an event, the last the rest.
+    """
     tail = _tail(path)
     same = [
         line
@@ -132,23 +141,34 @@ def recorded(path: str, *, stream: bool = False, model: object = None) -> Answer
     ]
     if not same:
         return _made(tail, stream=stream)
-    line = next((line for line in same if model and line["request_model"] == model), same[0])
+    same = [line for line in same if model and line["request_model"] == model] or same
+    # Text alone is what the shortest has: others call tools between.
+    line = same[0] if words is None else min(same, key=lambda line: len(line.get("stream") or ""))
     if stream:
-        text = _EMPTIED.sub(lambda match: f'{match[1]}"{_WORDS}"', line["stream"])
+        said = iter(_pieces(words, len(_EMPTIED.findall(line["stream"]))))
+        text = _EMPTIED.sub(lambda match: match[1] + json.dumps(next(said)), line["stream"])
         return Answer(text.encode(), content_type=_EVENT_STREAM)
-    return reply(_spoken(line["body"]), status=line["status"])
+    return reply(_spoken(line["body"], _WORDS if words is None else words), status=line["status"])
 
 
-def _spoken(value: Any) -> Any:
+def _pieces(words: str | None, count: int) -> list[str]:
+    """Return the texts of ``count`` events: a word each, and in the last what is left."""
+    if words is None:
+        return [_WORDS] * count
+    each = _WORD.findall(words)
+    return [*each[: count - 1], *[""] * (count - 1 - len(each)), "".join(each[count - 1 :])]
+
+
+def _spoken(value: Any, words: str) -> Any:
     """Return a reply with words in its text blocks."""
     if isinstance(value, list):
-        return [_spoken(item) for item in value]
+        return [_spoken(item, words) for item in value]
     if not isinstance(value, dict):
         return value
-    filled = {name: _spoken(item) for name, item in value.items()}
+    filled = {name: _spoken(item, words) for name, item in value.items()}
     for name in ("text", "content"):
         if filled.get(name) == "" and (filled.keys() & {"type", "role"}):
-            filled[name] = _WORDS
+            filled[name] = words
     if filled.get("object") == "embedding":
         filled.setdefault("embedding", [0.25, -0.5, 0.125])
     return filled
@@ -259,13 +279,17 @@ class VendorServer:
             if self._scripted:
                 return self._scripted.popleft()
         model = asked.json.get("model") if isinstance(asked.json, dict) else None
-        answer = recorded(asked.path, stream=asked.stream, model=model)
+        words = self.words(asked)
+        answer = recorded(asked.path, stream=asked.stream, model=model, words=words)
         if answer is None:
             return error(404, "not_found_error")
         options = asked.json.get("stream_options") if isinstance(asked.json, dict) else None
         if asked.stream and not (options or {}).get("include_usage"):
             answer = _without_usage(answer)
         return _own(answer, number) if self.own_ids else answer
+
+    def words(self, asked: Asked) -> str | None:
+        """Return the text of an answer; None is any."""
 
     def reset(self) -> None:
         """Forget what was asked and scripted; answers hold again."""
@@ -288,12 +312,13 @@ def _without_usage(answer: Answer) -> Answer:
 
 
 def _own(answer: Answer, number: int) -> Answer:
-    """Return the answer under an id that no other has, wherever it stands in it."""
+    """Return the answer with an id that no other has, and of now, wherever they stand in it."""
     found = re.search(rb'"id":\s*"((?:chatcmpl|cmpl|msg|resp)[-_])(\w+)"', answer.body)
     if found is None:
         return answer
     own = found[1] + b"%020d" % number
-    return replace(answer, body=answer.body.replace(found[1] + found[2], own))
+    body = answer.body.replace(found[1] + found[2], own)
+    return replace(answer, body=_CREATED.sub(rb"\g<1>%d" % time.time(), body))
 
 
 class _Http(ThreadingHTTPServer):
