@@ -30,6 +30,7 @@ _ACTIONS = {
 }
 """The operations that report what they used -> the last part of their address."""
 
+_REFUSED_HERE = ("ParamValidationError", "NoCredentialsError", "PartialCredentialsError")
 _WATCH = "_receipt_usage_watch"
 _MAX_BODY = 16 << 20
 """Bytes of a body that are kept to be read: embeddings of a full request take a few millions."""
@@ -90,7 +91,12 @@ class _BedrockCall(Call):
         http_status: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record that it failed, with the status and the attempts that botocore's error knows."""
+        """Record that it failed, with the status and the attempts that botocore's error knows.
+
+        What botocore refuses before it asks anybody is no call.
+        """
+        if type(error).__name__ in _REFUSED_HERE:
+            return
         response = getattr(error, "response", None)
         said = response.get("ResponseMetadata") if isinstance(response, dict) else None
         if isinstance(said, dict):

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.eventstream import EventStream
-from botocore.exceptions import EventStreamError
+from botocore.exceptions import EventStreamError, ParamValidationError
 from botocore.response import StreamingBody
 
 from receipt_dynamo import AIUsageMetric
@@ -331,6 +331,16 @@ def test_a_refused_call_is_recorded_with_its_type_and_raised_as_before(
     assert (record.unpriced_reason, record.model) == ("failed_call", SONNET)
     assert record.metadata["http_status"] == 429
     assert "secret" not in str(record)
+
+
+def test_what_boto3_refuses_by_itself_is_no_call(
+    server: VendorServer, tracker: AIUsageTracker, client_of: Client, records: Records
+) -> None:
+    """Nobody was asked, nothing can be billed."""
+    with pytest.raises(ParamValidationError):
+        converse(tracker.wrap(client_of()), messages="no list")
+    assert server.requests == []
+    assert records() == []
 
 
 def test_what_boto3_tries_again_counts_once(
