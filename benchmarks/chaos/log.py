@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["Request", "RequestLog", "read_log"]
+__all__ = ["Request", "RequestLog", "read_log", "unknown_ids"]
 
 _BLOCK_LINES = 256
 
@@ -93,3 +93,8 @@ def read_log(path: str | Path) -> Iterator[Request]:
                 yield _decode(line)
             except msgspec.MsgspecError as error:
                 raise ValueError(f"{path}, line {number}, is no request: {error}") from error
+
+
+def unknown_ids(requests: Iterable[Request]) -> set[str]:
+    """Return the ids of writes that reached the engine and whose answer nobody saw."""
+    return {name for one in requests if one.fault == "engine_lost" for name in one.ids}

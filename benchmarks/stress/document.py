@@ -9,10 +9,14 @@ from typing import Any
 from benchmarks.stress.cell import Cell
 from benchmarks.stress.contenders import CONTENDERS
 from benchmarks.stress.measures import figures, latency_shares, timeline
+from benchmarks.stress.plausible import doubts
 from benchmarks.stress.profiles import OURS, Profile
 from benchmarks.stress.thresholds import checks_of
 
 __all__ = ["profile_document"]
+
+_VARIANTS = frozenset({"full-jitter", "no-breaker"})
+"""Ours with another part, to be compared with: not judged."""
 
 _OF_CALLERS = frozenset(
     "offered throughput retention put_p50_us put_p99_us put_max_us cpu_us_per_item peak_mb".split()
@@ -68,13 +72,15 @@ def _cell(
 ) -> dict[str, Any]:
     kind = CONTENDERS[cell.contender]
     found = measured.get(cell.contender, {})
-    judged = kind.ours and cell.contender not in ("full-jitter", "no-breaker")
+    judged = kind.ours and cell.contender not in _VARIANTS
+    others = {name: one for name, one in measured.items() if name != cell.contender}
     checks = (
-        checks_of(cell.profile.name, found, baseline=measured.get("full-jitter"), short=short)
-        if judged and found
-        else []
+        checks_of(cell.profile.name, found, beside=others, short=short) if judged and found else []
     )
     evidence = cell.evidence
+    problems = list(cell.problems)
+    if judged and evidence is not None:
+        problems += doubts(evidence)
     return {
         "contender": cell.contender,
         "label": kind.label,
@@ -85,6 +91,6 @@ def _cell(
         "latency": None if evidence is None else latency_shares(evidence),
         "checks": [asdict(check) for check in checks],
         "faults_met": dict(cell.faults_met),
-        "problems": list(cell.problems),
-        "passed": not cell.problems and all(check.passed for check in checks),
+        "problems": problems,
+        "passed": not problems and all(check.passed for check in checks),
     }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import statistics
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ __all__ = ["Evidence", "ages", "figures", "latency_shares", "timeline"]
 
 _STEP_SECONDS, _MOST_STEPS = 0.5, 600
 TRANSIENT = frozenset(
-    "error_500 error_503 reset_before reset_after lost_reply black_hole drip truncated outage "
+    "error_500 error_503 reset_before reset_after lost_reply black_hole truncated outage "
     "expired_credentials".split()
 )
 """Faults of which a caller must think that the write failed."""
 
+_LONG_US = 100_000.0
 _LATENCIES = [mantissa * 10**power for power in range(7) for mantissa in (1, 2, 5)]  # us
 
 
@@ -50,6 +52,11 @@ class Evidence:
     def seconds(self) -> float:
         """When the pipeline ended, in seconds after the beginning."""
         return self.end - self.begin
+
+    @property
+    def worked(self) -> float:
+        """For how many seconds the pipeline worked."""
+        return self.end - self.start
 
     def calls(self) -> list[Entry]:
         """Return every call, by time."""
@@ -81,19 +88,23 @@ def figures(evidence: Evidence) -> dict[str, float | int | None]:
         "duplicated": evidence.truth.duplicated,
         "calls_per_metric": _ratio(len(writes), stored),
         "failed_calls_share": _ratio(sum(w.fault in TRANSIENT for w in writes), len(writes)),
-        "throughput": len(calls) / (evidence.end - evidence.start),
+        "throughput": len(calls) / evidence.worked,
         "retention": _retention(evidence, calls),
         "put_p50_us": _share(taken, 0.5),
         "put_p99_us": _share(taken, 0.99),
         "put_max_us": taken[-1] if taken else None,
+        "put_over_100ms": sum(us > _LONG_US for us in taken),
+        "kept_share": _ratio(sum(taken) / 1e6, len(evidence.entries) * evidence.worked),
+        "steadiness": _steadiness(evidence, calls),
         **_judged(evidence, writes),
-        "recovery_seconds": _recovery(evidence, accepted, arrivals),
+        "written_again": sum(write.applied for write in writes) - len(arrivals),
+        "recovery_seconds": _recovery(evidence, arrivals),
         "retried_share": _retried(writes, evidence.truth),
         "outage_requests": _in_outage(evidence),
         "breaker_openings": _told(told, "breaker_openings", sum),
         "age_p99_seconds": _share(sorted(age for _, age in _ages(evidence, arrivals)), 0.99),
-        "cpu_us_per_item": _ratio((_told(told, "cpu_seconds", sum) or 0) * 1e6, len(calls)),
-        "peak_mb": _told(told, "peak_mb", max),
+        "cpu_us_per_item": None if evidence.kills else _cpu(told, calls),
+        "peak_mb": None if evidence.kills else _told(told, "peak_mb", max),
         "kills": evidence.kills or None,
         "dropped": _told(told, "dropped", max),
     }
@@ -154,40 +165,62 @@ def _retention(evidence: Evidence, calls: Sequence[Entry]) -> float | None:
     return _ratio(last, first)
 
 
+def _steadiness(evidence: Evidence, calls: Sequence[Entry]) -> float | None:
+    """Return the calls of the slowest whole second over those of the median one."""
+    seconds = int(evidence.profile.seconds - (evidence.start - evidence.begin))
+    counts = [0] * seconds
+    for call in calls:
+        second = int(call.begun / 1e9 - evidence.start)
+        if 0 <= second < seconds:
+            counts[second] += 1
+    return _ratio(min(counts), statistics.median(counts)) if counts else None
+
+
 def _judged(evidence: Evidence, writes: Sequence[Request]) -> dict[str, float | None]:
-    """Return goodput and what it took, within the spans in which they count."""
+    """Return goodput and what it took, within the spans in which they count.
+
+    What the store takes once more is no goodput.
+    """
     profile = evidence.profile
     spans = profile.judged or ((0.0, profile.seconds),)
-    within = [w for w in writes if any(start <= w.t < end for start, end in spans)]
-    applied, sent = sum(w.applied for w in within), sum(w.sent for w in within)
+    seen: set[str] = set()
+    first = sent = 0
+    for write in sorted(writes, key=lambda write: write.t):
+        new = set(write.ids) - set(write.left) - seen if write.applied else set()
+        seen |= new
+        if any(start <= write.t < end for start, end in spans):
+            first += len(new)
+            sent += write.sent if write.ids else 0
     seconds = sum(end - start for start, end in spans)
     capacity = [profile.schedule.units(start, end) for start, end in spans]
     units = None if None in capacity else sum(each or 0.0 for each in capacity)
     return {
-        "goodput": applied / seconds,
-        "goodput_share": None if units is None else _ratio(sum(w.units for w in within), units),
-        "accepted_per_sent": _ratio(applied, sent),
+        "goodput": first / seconds,
+        "goodput_share": None if units is None else _ratio(first, units),  # one unit a record
+        "accepted_per_sent": _ratio(first, sent),
     }
 
 
-def _recovery(
-    evidence: Evidence, accepted: Sequence[Entry], arrivals: Mapping[str, float]
-) -> float | None:
+def _recovery(evidence: Evidence, arrivals: Mapping[str, float]) -> float | None:
     """Return how long it took from the last fault's end until what had come in had gone out."""
     windows = [end for _, end, _ in evidence.profile.schedule.fault_windows()]
     ends = [end for end in windows if end <= evidence.seconds]
     if not ends or evidence.truth.lost:
         return None
     ended = max(ends)
-    before = sum(evidence.since_begin(call) <= ended for call in accepted)
-    times = sorted(arrivals.values())
-    if len(times) < before or not before:
+    times = [
+        arrivals.get(record_id(worker, entry.number))
+        for worker, entries in evidence.entries.items()
+        for entry in entries
+        if entry.answer.accepted and evidence.since_begin(entry) <= ended
+    ]
+    if not times or None in times:
         return None
-    return max(0.0, times[before - 1] - ended)
+    return max(0.0, max(time for time in times if time is not None) - ended)
 
 
 def _retried(writes: Sequence[Request], truth: Truth) -> float | None:
-    failed = {id_ for write in writes if write.fault in TRANSIENT for id_ in write.ids}
+    failed = {id_ for write in writes if write.fault in TRANSIENT for id_ in write.left}
     return _ratio(len(failed & truth.stored), len(failed))
 
 
@@ -211,6 +244,10 @@ def _ages(evidence: Evidence, arrivals: Mapping[str, float]) -> list[tuple[float
         if (name := record_id(worker, entry.number)) in arrivals
         for at in (evidence.since_begin(entry),)
     )
+
+
+def _cpu(told: Sequence[Mapping[str, Any]], calls: Sequence[Entry]) -> float | None:
+    return _ratio((_told(told, "cpu_seconds", sum) or 0) * 1e6, len(calls))
 
 
 def _told(

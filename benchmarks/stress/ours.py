@@ -28,7 +28,7 @@ _ANSWERS = {
     PutResult.MEMORY: Answer.MEMORY,
     PutResult.DROPPED: Answer.DROPPED,
 }
-_FLUSH_SECONDS = 2.0
+_FLUSH_SECONDS, _PAUSE_SECONDS = 2.0, 0.1
 _ONE_IN = 1000
 
 
@@ -61,7 +61,7 @@ class Ours:
     def finish(self, seconds: float) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while self.client.flush(_FLUSH_SECONDS).pending and time.monotonic() < until:
-            pass
+            time.sleep(_PAUSE_SECONDS)  # while the store is known to be gone it returns at once
         health = self.client.health()
         self.client.close()
         return {

@@ -87,6 +87,21 @@ GROUPS: Mapping[str, Mapping[str, Measure]] = {
             "lower",
         ),
         "put_max_us": Measure("recording, longest", "us", "The longest that it kept a call."),
+        "put_over_100ms": Measure(
+            "recording over 100 ms", "count", "Calls that recording kept for longer.", "lower"
+        ),
+        "kept_share": Measure(
+            "time kept by recording",
+            "share",
+            "Of the workers' time, what they spent in recording.",
+            "lower",
+        ),
+        "steadiness": Measure(
+            "slowest second",
+            "share",
+            "Calls of the slowest whole second over those of the median one.",
+            "higher",
+        ),
     },
     "Delivery": {
         "calls_per_metric": Measure(
@@ -96,10 +111,14 @@ GROUPS: Mapping[str, Mapping[str, Measure]] = {
             "lower",
         ),
         "failed_calls_share": Measure(
-            "write calls that failed", "share", "Write requests that failed, of all."
+            "write calls that failed",
+            "share",
+            "Write requests that met a fault of the moment (a throttle is none), of all.",
         ),
         "goodput": Measure(
-            "goodput", "rate", "Records a second that the store took while it was judged."
+            "goodput",
+            "rate",
+            "Records a second that the store took for the first time, while it was judged.",
         ),
         "goodput_share": Measure(
             "goodput of capacity",
@@ -109,7 +128,7 @@ GROUPS: Mapping[str, Mapping[str, Measure]] = {
         "accepted_per_sent": Measure(
             "accepted per sent",
             "share",
-            "Records that the store took per record sent to it.",
+            "Records that the store took for the first time, per record sent to it, while judged.",
             "higher",
         ),
         "age_p99_seconds": Measure(
@@ -123,7 +142,7 @@ GROUPS: Mapping[str, Mapping[str, Measure]] = {
         "retried_share": Measure(
             "saved by retry",
             "share",
-            "Of the records in a write that failed for a moment, those that arrived.",
+            "Of the records that a failed write did not bring in, those that arrived in the end.",
         ),
         "outage_requests": Measure(
             "requests in the outage", "count", "Requests sent during the outage."
@@ -136,13 +155,20 @@ GROUPS: Mapping[str, Mapping[str, Measure]] = {
         "breaker_openings": Measure(
             "breaker opened", "count", "How often the circuit breaker interrupted delivery."
         ),
+        "written_again": Measure(
+            "written again",
+            "count",
+            "Records that the store took once more, under the same key: they count once.",
+            "lower",
+        ),
         "kills": Measure("kills", "count", "Processes killed with SIGKILL."),
     },
     "Cost": {
         "cpu_us_per_item": Measure(
             "CPU per item",
             "us",
-            "CPU time of the pipeline's processes per call, the calls included.",
+            "CPU time of the pipeline's processes per call, the calls included; not where"
+            " processes were killed.",
             "lower",
         ),
         "peak_mb": Measure(

@@ -69,6 +69,7 @@ def _pairs() -> tuple[tuple[str, ...], ...]:
     )
 
 
+_LEAST_KILL_SECONDS = 0.5
 _HEALTHY_LATENCY = Latency(seconds=0.005)
 _THROTTLED_SECONDS, _SMALL, _SQUARE = 16.0, 20.0, (800.0, 100.0)
 
@@ -238,6 +239,7 @@ def scaled(profile: Profile, share: float) -> Profile:
         profile,
         schedule=replace(profile.schedule, phases=phases),
         seconds=profile.seconds * share,
+        kill_every=profile.kill_every and max(_LEAST_KILL_SECONDS, profile.kill_every * share),
         disk_full=spans(profile.disk_full),
         judged=spans(profile.judged),
     )
@@ -252,7 +254,8 @@ def ci_profiles() -> list[Profile]:
         with_contenders(scaled(PROFILES["seed"], 0.15), [OURS]),
         scaled(_SHORT_THROTTLE, 0.5),
         replace(
-            with_contenders(PROFILES["outage"], [OURS]),
+            PROFILES["outage"],
+            groups=((OURS, "no-breaker"),),
             schedule=_outage(3.0, 8.0),
             seconds=11.0,
         ),

@@ -8,16 +8,22 @@ from decimal import Decimal
 from typing import Any
 
 from receipt_dynamo import AIUsageMetric
-from receipt_dynamo.entities.item import ATTRIBUTES, to_item
-from receipt_dynamo.table import PARTITION_KEY, SHARD, SORT_KEY, Shards, metric_key, shard_of
+from receipt_dynamo.entities.item import to_item
 
-__all__ = ["expected_item", "metric_of", "parse_id", "record_id", "table_item"]
+__all__ = [
+    "belongs_to_the_table",
+    "expected_item",
+    "metric_of",
+    "parse_id",
+    "record_id",
+    "table_item",
+]
 
 _FIRST = datetime(2026, 11, 21, 12, tzinfo=UTC)
 _SPACING = timedelta(milliseconds=100)  # a run touches a few hours, as a pipeline does
 _SERVICES = ("openai", "anthropic", "google")
-_SHARDS = Shards()
-_KEYS = (PARTITION_KEY, SORT_KEY, SHARD)
+_NO_RECORD = ("REGISTRY", "H#", "G#")
+"""How the partition keys begin of what lies in the table beside metrics: registry, hours, gaps."""
 
 
 def record_id(worker: int, number: int) -> str:
@@ -56,19 +62,24 @@ def metric_of(worker: int, number: int) -> AIUsageMetric:
 
 
 def table_item(metric: AIUsageMetric) -> dict[str, Any]:
-    """Return a metric as boto3's resources take it, under the keys of the table."""
-    item = to_item(metric)
-    key = metric_key(metric.service, item[ATTRIBUTES["timestamp"]], metric.request_id, _SHARDS)
-    shard = shard_of(metric.request_id, 1)
-    return {PARTITION_KEY: key.partition, SORT_KEY: key.sort, SHARD: shard, **item}
+    """Return a metric as boto3's resources take it, under the keys of docs/dynamodb.md.
+
+    They are spelled out here: what the library takes for its key is what is to be proven.
+    """
+    return {
+        "PK": f"U#{metric.service}#{metric.timestamp:%Y-%m-%dT%H}#0",
+        "SK": f"{metric.timestamp:%Y-%m-%dT%H:%M:%S.%f}Z#{metric.request_id}",
+        "sh": 0,
+        **to_item(metric),
+    }
 
 
 def expected_item(request_id: str) -> Mapping[str, Any] | None:
-    """Return the attributes that the table must hold of a record; None: it is not of this run."""
+    """Return what the table must hold of a record, keys and all; None: it is not of this run."""
     found = parse_id(request_id)
-    return None if found is None else to_item(metric_of(*found))
+    return None if found is None else table_item(metric_of(*found))
 
 
-def without_keys(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an item's attributes but for the table's keys."""
-    return {name: value for name, value in item.items() if name not in _KEYS}
+def belongs_to_the_table(item: Mapping[str, Any]) -> bool:
+    """Return whether an item without a request id is one that the library keeps beside metrics."""
+    return str(item.get("PK")).startswith(_NO_RECORD)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.stress.page_words import MEASURES, apart, measure_of, words
 
 __all__ = ["print_document"]
 
-_WIDTH = 120
+_WIDTH = 100  # where the output is no terminal
+_LABEL_WIDTH, _COLUMN_WIDTH = 28, 12
 
 
 def print_document(document: Mapping[str, Any]) -> None:
@@ -17,11 +18,13 @@ def print_document(document: Mapping[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.width = max(console.width, _WIDTH)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
     for profile in document["profiles"]:
         console.print(f"{profile['name']}: {profile['text']}", style="bold", markup=False)
         console.print(f"{profile['workers']}, {profile['seconds']:g} s", style="dim")
-        console.print(_table(profile["cells"]))
+        for cells in _side_by_side(profile["cells"], console.width):
+            console.print(_table(cells))
         for cell in profile["cells"]:
             _print_checks(console, cell)
         console.print()
@@ -34,6 +37,21 @@ def print_document(document: Mapping[str, Any]) -> None:
     )
 
 
+def _side_by_side(cells: list[Mapping[str, Any]], width: int) -> Iterator[list[Mapping[str, Any]]]:
+    """Yield as many contenders at a time as there is room for."""
+    room, columns = width - _LABEL_WIDTH, 0
+    group: list[Mapping[str, Any]] = []
+    for cell in cells:
+        needed = max(_COLUMN_WIDTH, len(cell["label"]) + 3)
+        if group and columns + needed > room:
+            yield group
+            group, columns = [], 0
+        group.append(cell)
+        columns += needed
+    if group:
+        yield group
+
+
 def _table(cells: list[Mapping[str, Any]]) -> Any:
     from rich import box
     from rich.table import Table
@@ -41,7 +59,9 @@ def _table(cells: list[Mapping[str, Any]]) -> Any:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     for cell in cells:
-        table.add_column(cell["label"], justify="right", style="bold" if cell["ours"] else None)
+        table.add_column(
+            cell["label"], justify="right", no_wrap=True, style="bold" if cell["ours"] else None
+        )
     for name, measure in MEASURES.items():
         values = [cell["figures"].get(name) for cell in cells]
         if any(value is not None for value in values):

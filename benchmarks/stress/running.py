@@ -50,10 +50,19 @@ class Plan:
             else:
                 found.append(scaled(PROFILES[name], self.scale))
         if self.contenders:
-            found = [with_contenders(profile, self.contenders) for profile in found]
+            found = [self._with_contenders(profile) for profile in found]
         if self.kind is not None:
-            found = [replace(profile, kind=self.kind) for profile in found]
+            found = [self._with_kind(profile) for profile in found]
         return found
+
+    def _with_contenders(self, profile: Profile) -> Profile:
+        """A soak looks at one process, and is of this library."""
+        return profile if profile.name == SOAK else with_contenders(profile, self.contenders)
+
+    def _with_kind(self, profile: Profile) -> Profile:
+        """A small disk is that of one process."""
+        assert self.kind is not None
+        return profile if profile.disk_bytes else replace(profile, kind=self.kind)
 
 
 def run(plan: Plan) -> dict[str, Any]:

@@ -30,6 +30,7 @@ _BAD_MINUTES = (
 """When in each cycle a bad minute begins, and what it brings."""
 
 _SAMPLES = 240
+_COVERED = 0.9
 _SAMPLED = ("rss_mb", "descriptors", "threads")
 _FLAT = {"rss_mb": 1.10, "descriptors": 1.10, "threads": 1.5, "age": 1.25}
 """By how much the median of a run's last quarter may exceed that of its second quarter."""
@@ -83,7 +84,12 @@ class Sampler:
 
     def add_to(self, document: dict[str, Any], evidence: Evidence) -> None:
         """Put samples, and what follows from them, into the profile's document."""
-        cell = document["cells"][0]
+        (cell,) = document["cells"]
+        if not evidence.profile.schedule.fault_windows():
+            cell["problems"].append("no minute was bad: a soak takes five minutes at least")
+        if len(self._samples) < _COVERED * evidence.seconds / self._every:
+            cell["problems"].append("the process was not looked at for the whole time")
+        cell["passed"] = cell["passed"] and not cell["problems"]
         sampled = {name: [getattr(each, name) for each in self._samples] for name in _SAMPLED}
         cell["samples"] = {"at": [each.at for each in self._samples], **sampled}
         found = ages(evidence)

@@ -73,6 +73,7 @@ class _Worker:
         path = ledger_path(Path(work.ledgers), number)
         self._work, self._worker = work, number
         self._next = self._first = last_number(path) + 1
+        self.has_ended = False
         self._ledger = Ledger(path)
         self._recorder: Recorder = contender.recorder()
 
@@ -92,8 +93,14 @@ class _Worker:
         begun = time.monotonic_ns()
         try:
             answer = self._recorder.record(prepared)
-        except Exception:
+        except BaseException as error:
             answer = Answer.RAISED
+            if not isinstance(error, Exception):  # it ends the worker, and the run
+                self._note(begun, answer)
+                raise
+        self._note(begun, answer)
+
+    def _note(self, begun: int, answer: Answer) -> None:
         self._ledger.write(self._next, begun, time.monotonic_ns() - begun, answer)
         self._next += 1
 
@@ -108,12 +115,14 @@ def _run_thread(worker: _Worker, begin: float, end: float) -> None:
     while time.monotonic() < end:
         time.sleep(worker.rest(begin))
         worker.record()
+    worker.has_ended = True
 
 
 async def _run_task(worker: _Worker, begin: float, end: float) -> None:
     while time.monotonic() < end:
         await asyncio.sleep(worker.rest(begin))
         worker.record()
+    worker.has_ended = True
 
 
 def _run(kind: str, workers: list[_Worker], begin: float, end: float) -> None:
@@ -180,6 +189,8 @@ def main() -> None:
     cpu = time.process_time()
     _with_disk(work, disk, begin, lambda: _run(work.kind, workers, begin, end))
     calls = sum(worker.end() for worker in workers)
+    if not all(worker.has_ended for worker in workers):
+        raise RuntimeError("recording has ended a worker of the pipeline")
     _tell("worked", calls=calls, end=time.monotonic())
     if sys.stdin.readline():
         told = contender.finish(work.finish_seconds)

@@ -88,6 +88,17 @@ def test_retention_is_the_last_quarter_over_the_first() -> None:
     assert figures(evidence(late, [], start=BEGIN + 0.4))["retention"] == 1.0
 
 
+def test_a_stall_in_the_middle_is_seen() -> None:
+    """Whatever the first and last quarters are: by the slowest second, and by the time kept."""
+    assert figures(evidence(STEADY, []))["steadiness"] == 1.0
+    stalled = [one for one in STEADY if not 30 <= one.number < 45]
+    assert figures(evidence(stalled, []))["steadiness"] == 0.0
+    kept = [*STEADY[:30], call(30, 3.0, us=1_600_000), *STEADY[46:]]
+    found = figures(evidence(kept, []))
+    assert found["put_over_100ms"] == 1
+    assert found["kept_share"] == pytest.approx(0.2, rel=0.01)
+
+
 def test_recording_is_what_the_pipeline_waited_for() -> None:
     """Median, 99th percentile and longest, in microseconds; what raised is refused."""
     calls = [*STEADY[:78], call(78, 7.8, Answer.RAISED, 500), call(79, 7.9, Answer.DROPPED, 900)]
@@ -106,8 +117,11 @@ def test_goodput_counts_while_the_table_is_limited() -> None:
         write(3.0, [15, 16, 17, 18, 19]),
         write(7.0, list(range(20, 80))),  # after the limit: not judged
     ]
+    found = figures(evidence(STEADY, [*log, write(3.5, [0, 1, 2])]))
+    assert found["written_again"] == 3, "and no goodput"
+    assert found["accepted_per_sent"] == 20 / 33
     found = figures(evidence(STEADY, log))
-    assert found["goodput"] == 20 / 4
+    assert (found["written_again"], found["goodput"]) == (0, 20 / 4)
     assert found["goodput_share"] == 20 / 40
     assert found["accepted_per_sent"] == 20 / 30
     assert found["calls_per_metric"] == 4 / 80
@@ -123,7 +137,7 @@ def test_failures_and_what_retry_made_of_them() -> None:
     ]
     found = figures(evidence(STEADY[:4], log))
     assert found["failed_calls_share"] == 2 / 3
-    assert found["retried_share"] == 3 / 4
+    assert found["retried_share"] == 3 / 4, "what was applied before its reply was lost is no merit"
     assert found["lost"] == 1
     assert found["recovery_seconds"] is None, "what is lost never comes back"
 
@@ -141,6 +155,9 @@ def test_an_outage_is_told_by_its_requests_and_its_end() -> None:
     found = figures(evidence(STEADY, log))
     assert found["outage_requests"] == 2
     assert found["recovery_seconds"] == pytest.approx(7.9 - 6.0), "61 were accepted by then"
+    newest_first = [write(6.1, list(range(30, 80))), write(7.5, list(range(30)))]
+    found = figures(evidence(STEADY, newest_first))
+    assert found["recovery_seconds"] == pytest.approx(7.6 - 6.0)
 
 
 def test_ages_are_from_the_recording_to_the_first_arrival() -> None:
@@ -179,3 +196,5 @@ def test_what_contenders_tell_of_themselves_is_taken_together() -> None:
     found = figures(evidence(STEADY, [], told=told))
     assert (found["cpu_us_per_item"], found["peak_mb"]) == (pytest.approx(10_000.0), 60.0)
     assert (found["breaker_openings"], found["dropped"]) == (2, 3)
+    found = figures(evidence(STEADY, [], told=told, kills=1))
+    assert (found["cpu_us_per_item"], found["peak_mb"]) == (None, None), "killed ones are missing"

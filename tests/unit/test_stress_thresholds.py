@@ -21,17 +21,31 @@ GOOD = {
     "breaker_openings": 0,
     "outage_requests_share": 0.05,
     "age_p99_seconds": 1.0,
+    "put_over_100ms": 0,
+    "kept_share": 0.02,
+    "steadiness": 0.9,
+    "written_again": 0,
 }
+OUTAGE = {**GOOD, "breaker_openings": 1}
+BESIDE: dict[str, dict[str, float]] = {"no-breaker": {}}
+
+
+def good(profile: str) -> dict[str, float]:
+    """Return figures that nobody would complain of."""
+    return OUTAGE if profile in ("outage", "disk-full") else GOOD
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_good_figures_pass_and_a_lost_record_fails(profile: str) -> None:
     """In every profile, short or not: losses have no looser limit."""
     for short in (False, True):
-        assert all(check.passed for check in checks_of(profile, GOOD, short=short))
-        lost = checks_of(profile, {**GOOD, "lost": 1}, short=short)
+        figures = good(profile)
+        assert all(check.passed for check in checks_of(profile, figures, short=short))
+        refused = checks_of(profile, {**figures, "refused": 1}, short=short)
+        assert [check.name for check in refused if not check.passed] == ["refused"]
+        lost = checks_of(profile, {**figures, "lost": 1}, short=short)
         assert [check.name for check in lost if not check.passed] == ["lost"]
-        twice = checks_of(profile, {**GOOD, "duplicated": 1}, short=short)
+        twice = checks_of(profile, {**figures, "duplicated": 1}, short=short)
         assert [check.name for check in twice if not check.passed] == ["duplicated"]
 
 
@@ -44,13 +58,18 @@ def test_good_figures_pass_and_a_lost_record_fails(profile: str) -> None:
         ("throttle", "goodput_share", 0.94),
         ("throttle", "accepted_per_sent", 0.89),
         ("throttle", "breaker_openings", 1),
+        ("throttle", "written_again", 1),
         ("outage", "outage_requests_share", 0.11),
+        ("outage", "breaker_openings", 0),
+        ("outage", "steadiness", 0.1),
+        ("flaky", "put_over_100ms", 3),
+        ("seed", "kept_share", 0.06),
         ("healthy", "calls_per_metric", 0.043),
     ],
 )
 def test_each_mark_is_the_one_that_the_design_names(profile: str, name: str, value: float) -> None:
     """Just beyond it, the run fails, and says by which figure."""
-    checks = checks_of(profile, {**GOOD, name: value})
+    checks = checks_of(profile, {**good(profile), name: value}, beside=BESIDE)
     assert [check.name for check in checks if not check.passed] == [name]
 
 
@@ -71,10 +90,12 @@ def test_a_figure_that_is_missing_passes_no_check() -> None:
 
 def test_full_jitter_is_the_least() -> None:
     """Behind the baseline of the same run, whatever the table is, is a failure."""
-    baseline = {"goodput_share": 0.9, "accepted_per_sent": 0.7}
-    assert all(c.passed for c in checks_of("throttle-square", GOOD, baseline=baseline))
-    behind = checks_of("throttle-square", {**GOOD, "goodput_share": 0.8}, baseline=baseline)
+    beside = {"full-jitter": {"goodput_share": 0.9, "accepted_per_sent": 0.7}}
+    assert all(c.passed for c in checks_of("throttle-square", GOOD, beside=beside))
+    behind = checks_of("throttle-square", {**GOOD, "goodput_share": 0.8}, beside=beside)
     assert [c.name for c in behind if not c.passed] == ["goodput_share beside full jitter"]
+    unmeasured = checks_of("throttle-square", GOOD, beside={"full-jitter": {}})
+    assert len([c for c in unmeasured if not c.passed]) == 2
 
 
 def test_a_run_of_everything_has_all_contenders_where_they_are_compared() -> None:

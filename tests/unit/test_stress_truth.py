@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,12 @@ def test_memory_counts_as_accepted() -> None:
 def test_one_record_under_two_keys_is_there_twice() -> None:
     """Whatever the keys are: the call is what counts."""
     again = {**items(1)[0], "SK": "elsewhere"}
-    assert truth_of([*items(0, 1, 2, 3, 4), again]).duplicated == 1
+    found = truth_of([*items(0, 1, 2, 3, 4), again])
+    assert found.duplicated == 1
+    assert found.problems, "and not where a report would look for it"
 
 
-@pytest.mark.parametrize("name", ["inputTokens", "costUSD", "jobId", "model"])
+@pytest.mark.parametrize("name", ["inputTokens", "costUSD", "jobId", "model", "PK", "SK", "sh"])
 def test_a_figure_that_differs_is_a_problem(name: str) -> None:
     """Also a missing one, and one too many."""
     changed = items(0, 1, 2, 3, 4)
@@ -91,7 +94,43 @@ def test_proxy_and_engine_must_tell_of_the_same_records() -> None:
 
 def test_items_that_are_no_metrics_are_passed_over() -> None:
     """The registry and the gaps lie in the same table."""
-    assert truth_of([*items(0, 1, 2, 3, 4), {"PK": "REGISTRY", "SK": "services"}]).problems == []
+    beside = [{"PK": "REGISTRY", "SK": "services"}, {"PK": "H#openai"}, {"PK": "G#2026-11"}]
+    assert truth_of([*items(0, 1, 2, 3, 4), *beside]).problems == []
+    (strange,) = truth_of([*items(0, 1, 2, 3, 4), {"PK": "U#openai#x#0", "costUSD": 1}]).problems
+    assert "no records at all" in strange
+
+
+def test_a_write_that_nobody_saw_answered_proves_nothing_either_way() -> None:
+    """It may be in the store or not; if not, it is lost all the same."""
+    found = compare(items(0), entries(Answer.ACCEPTED, Answer.ACCEPTED), [], IDS[:2])
+    assert (found.lost, found.problems) == ([IDS[1]], [])
+
+
+def test_what_the_table_must_hold_is_spelled_out() -> None:
+    """Names of attributes and keys as docs/dynamodb.md has them: the library's own table of names
+    is what is to be proven."""
+    assert table_item(metric_of(1, 3)) == {
+        "PK": "U#openai#2026-11-21T12#0",
+        "SK": "2026-11-21T12:00:00.300001Z#w1-0000003",
+        "sh": 0,
+        "service": "openai",
+        "model": "model-3",
+        "operation": "chat",
+        "timestamp": "2026-11-21T12:00:00.300001Z",
+        "requestId": "w1-0000003",
+        "apiCalls": 1,
+        "inputTokens": 1003,
+        "cachedInputTokens": 3,
+        "outputTokens": 3,
+        "totalTokens": 1006,
+        "costUSD": Decimal("3E-7"),
+        "priceSource": "caller",
+        "latencyMs": 803,
+        "status": "complete",
+        "jobId": "labels-1",
+        "environment": "production",
+        "metadata": {"attempt": 2},
+    }
 
 
 def test_a_ledger_goes_on_where_it_ends(tmp_path: Path) -> None:
