@@ -47,7 +47,7 @@ class Profile:
     disk_bytes: int | None = None
     disk_full: tuple[tuple[float, float], ...] = ()
     judged: tuple[tuple[float, float], ...] = ()
-    finish_seconds: float = 60.0
+    finish_seconds: float = 90.0
 
     @property
     def contenders(self) -> Sequence[str]:
@@ -69,7 +69,7 @@ def _pairs() -> tuple[tuple[str, ...], ...]:
     )
 
 
-_LEAST_KILL_SECONDS = 0.5
+_LEAST_KILL_SECONDS = 1.0  # a process needs half of it to start
 _HEALTHY_LATENCY = Latency(seconds=0.005)
 _THROTTLED_SECONDS, _SMALL, _SQUARE = 16.0, 20.0, (800.0, 100.0)
 
@@ -92,6 +92,14 @@ def _throttle(name: str, steps: Sequence[tuple[float, float]]) -> Schedule:
     return Schedule(name, (*phases, last), "")
 
 
+def _flaky(seconds: float) -> Schedule:
+    """Return the named schedule for as long as the pipeline works, and a store that is well again."""
+    (phase,) = load("flaky").phases
+    phases = (replace(phase, end=seconds), _phase(seconds, None, latency=_HEALTHY_LATENCY))
+    return Schedule("flaky", phases, "")
+
+
+_FLAKY_SECONDS = 20.0
 _JUDGED = ((0.0, _THROTTLED_SECONDS),)
 _WITH_BASELINE = ((OURS,), ("full-jitter",))
 
@@ -169,16 +177,16 @@ _ALL = (
     Profile(
         name="flaky",
         text="Lost replies, resets, errors, partial batches, drip, cut replies, black holes.",
-        schedule=load("flaky"),
-        seconds=20.0,
+        schedule=_flaky(_FLAKY_SECONDS),
+        seconds=_FLAKY_SECONDS,
         groups=((OURS,), ("put_item", "queue-thread"), ("batch_writer", "pynamodb")),
         rate=100.0,
     ),
     Profile(
         name="kill",
         text="Workers and drainers are killed with SIGKILL while they record, under flaky faults.",
-        schedule=load("flaky"),
-        seconds=20.0,
+        schedule=_flaky(_FLAKY_SECONDS),
+        seconds=_FLAKY_SECONDS,
         workers=3,
         kind="processes",
         rate=200.0,
