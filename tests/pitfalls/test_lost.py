@@ -97,6 +97,7 @@ def test_a_batch_that_a_proxy_finds_too_large_arrives_in_parts(tmp_path: Path) -
     bench.table.always = at_most_seven
     bench.run_out()
     assert bench.table.ids == names(100)
+    assert bench.table.calls.count(25) == 4, "no batch is sent whole a second time"
     assert not (bench.directory / "dead").exists()
 
 
