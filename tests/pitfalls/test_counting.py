@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import re
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +20,8 @@ from receipt_dynamo import AIUsageMetric, Settings, UsageClient, open_usage_clie
 from receipt_label import AIUsageTracker
 from receipt_label.instrumentation.calls import Instrument, observe
 from tests.support import make_metric
+from tests.support.vendor_calls import SAY
+from tests.support.vendor_server import VendorServer, recorded
 from tests.vendors.conftest import Make, Records
 
 MARCH = datetime(2026, 3, 27, tzinfo=UTC)  # summer time begins in Europe on the 29th
@@ -122,3 +128,26 @@ def test_a_client_wrapped_twice_counts_a_reply_without_an_id_once(
             again.embeddings.create(model="text-embedding-3-small", input="total")
     (record,) = records()
     assert (record.input_tokens, record.response_id) == (4, None)
+
+
+def test_a_stream_without_an_id_counts_once_however_often_it_ends(
+    server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """Read to its end, closed, closed by two threads, left: no second record (trouble 49)."""
+    answer = recorded("/v1/chat/completions", stream=True, model="gpt-4o-mini")
+    assert answer is not None
+    nameless = replace(answer, body=re.sub(rb'"id":"[^"]+"', b'"id":""', answer.body))
+    server.script(nameless, nameless)
+    with tracker.wrap(make("OpenAI")) as client, ThreadPoolExecutor(2) as pool:
+        for left in (False, True):
+            stream = client.chat.completions.create(model="gpt-4o-mini", messages=SAY, stream=True)
+            with stream:
+                for _ in stream:
+                    if left:
+                        break
+            for closing in [pool.submit(stream.close) for _ in range(2)]:
+                closing.result()
+            stream.close()
+            del stream
+    gc.collect()
+    assert [record.status for record in records()] == ["complete", "partial"]
