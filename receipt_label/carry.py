@@ -117,8 +117,8 @@ def fields_of_process() -> dict[str, Any]:
     try:
         given = msgspec.json.decode(text, type=dict[str, Any])
         known = {name: value for name, value in given.items() if name in contexts.CONTEXT_FIELDS}
-        fields = contexts.checked_fields(
-            CONTEXT_VARIABLE, known, strict=False, complain=lambda what: _log.warning("%s", what)
+        fields = contexts.fields_of_no_tracker(
+            CONTEXT_VARIABLE, known, lambda what: _log.warning("%s", what)
         )
     except Exception as error:
         _log.warning("%s cannot be read and is ignored: %s", CONTEXT_VARIABLE, error)

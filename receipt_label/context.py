@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from receipt_dynamo import AIUsageMetric
+from receipt_label.sensitive import mask_credentials, mask_text
 
 if TYPE_CHECKING:
     from receipt_label.operations import Operation
@@ -203,6 +204,22 @@ def checked_fields(
                 raise
             complain(f"{_text(error)}. It is left out of the context")
     return good
+
+
+def fields_of_no_tracker(
+    what: str, fields: Mapping[str, Any], complain: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the fields of a scope that any tracker may record in. Raises as ``checked_fields``.
+
+    No tracker's mask has seen them: credentials are masked here, in ids and in what is logged.
+    """
+    found = checked_fields(
+        what, fields, strict=False, complain=lambda text: complain(mask_text(text))
+    )
+    return {
+        name: mask_credentials(value) if type(value) is str else value
+        for name, value in found.items()
+    }
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -272,7 +272,7 @@ class _PartialFailureScope:
 
 
 def _checked(what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    return contexts.checked_fields(what, fields, strict=False, complain=_faults.log)
+    return contexts.fields_of_no_tracker(what, fields, _faults.log)
 
 
 def _name(operation: object, what: str) -> str:

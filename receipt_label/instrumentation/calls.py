@@ -172,6 +172,9 @@ class Call:
             )
         except ValueError:
             return self._unread(url)
+        except Exception as fault:  # of ours: the call was made all the same
+            log_fault(fault)
+            return self._unread(url)
 
     def _unread(self, url: str | None) -> Reply | Skipped:
         """Return what is known of the call without any reply."""
@@ -319,7 +322,9 @@ def log_fault(fault: Exception) -> None:
             if key in _faults or len(_faults) >= _MAX_FAULTS:
                 return
             _faults.add(key)
-        _log.error("a call of a wrapped client could not be recorded: %s (%s)", fault, place)
+        _log.error(
+            "a call of a wrapped client is recorded in part, or not at all: %s (%s)", fault, place
+        )
 
 
 def _forget_after_fork() -> None:

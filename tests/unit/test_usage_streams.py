@@ -37,7 +37,7 @@ WHOLE = Usage(input_tokens=10, output_tokens=4)
 
 
 def test_usage_counts_although_its_chunk_has_choices() -> None:
-    """The usage chunk is read whether or not choices is empty (traps 48)."""
+    """The usage chunk is read whether or not choices is empty (trouble 48)."""
     assert read(sse(chunk(), chunk(USED, "stop")) + "data: [DONE]\n\n").usage == WHOLE
     assert read([chunk(), chunk(None, "stop"), chunk(USED, choices=[])]).usage == WHOLE
 
@@ -49,7 +49,7 @@ def test_groqs_usage_may_stand_in_x_groq_alone() -> None:
 
 
 def test_the_last_snapshot_wins_not_the_first_and_not_the_sum() -> None:
-    """Vendors that report running usage report it cumulatively (trap 33)."""
+    """Vendors that report running usage report it cumulatively (trouble 33)."""
     running = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
     assert read(sse(chunk(running), chunk(running), chunk(USED, "stop"))).usage == WHOLE
 
