@@ -97,7 +97,9 @@ def figures(evidence: Evidence) -> dict[str, float | int | None]:
         "kept_share": _ratio(sum(taken) / 1e6, len(evidence.entries) * evidence.worked),
         "steadiness": _steadiness(evidence, calls),
         **_judged(evidence, writes),
-        "written_again": sum(write.applied for write in writes if write.ids) - len(arrivals),
+        "written_again_share": _ratio(
+            sum(w.applied for w in writes if w.ids) - len(arrivals), stored
+        ),
         "recovery_seconds": _recovery(evidence, arrivals),
         "retried_share": _retried(writes, evidence.truth),
         "outage_requests": _in_outage(evidence),

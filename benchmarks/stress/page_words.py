@@ -155,10 +155,11 @@ GROUPS: Mapping[str, Mapping[str, Measure]] = {
         "breaker_openings": Measure(
             "breaker opened", "count", "How often the circuit breaker interrupted delivery."
         ),
-        "written_again": Measure(
+        "written_again_share": Measure(
             "written again",
-            "count",
-            "Records that the store took once more, under the same key: they count once.",
+            "share",
+            "Records that the store took once more under the same key, where they count once, of"
+            " all.",
             "lower",
         ),
         "kills": Measure("kills", "count", "Processes killed with SIGKILL."),

@@ -93,7 +93,7 @@ def _throttle(name: str, steps: Sequence[tuple[float, float]]) -> Schedule:
 
 
 def _flaky(seconds: float) -> Schedule:
-    """Return the named schedule for as long as the pipeline works, and a store that is well again."""
+    """Return the named schedule while the pipeline works, then a store that is well."""
     (phase,) = load("flaky").phases
     phases = (replace(phase, end=seconds), _phase(seconds, None, latency=_HEALTHY_LATENCY))
     return Schedule("flaky", phases, "")

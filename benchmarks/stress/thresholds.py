@@ -51,7 +51,7 @@ _ALWAYS = (
     _most("kept_share", 0.05, 0.15),
     _least("steadiness", 0.5, 0.1),
 )
-_ONCE = _most("written_again", 0)
+_ONCE = _most("written_again_share", 0.03, 0.15)  # what was on its way when a flush began
 _FEW_CALLS = _most("calls_per_metric", 0.12, 0.2)
 _NEVER_OPEN = _most("breaker_openings", 0)
 _LIMITS: Mapping[str, tuple[Limit, ...]] = {

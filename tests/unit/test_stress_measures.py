@@ -118,10 +118,10 @@ def test_goodput_counts_while_the_table_is_limited() -> None:
         write(7.0, list(range(20, 80))),  # after the limit: not judged
     ]
     found = figures(evidence(STEADY, [*log, write(3.5, [0, 1, 2])]))
-    assert found["written_again"] == 3, "and no goodput"
+    assert found["written_again_share"] == 3 / 80, "and no goodput"
     assert found["accepted_per_sent"] == 20 / 33
     found = figures(evidence(STEADY, log))
-    assert (found["written_again"], found["goodput"]) == (0, 20 / 4)
+    assert (found["written_again_share"], found["goodput"]) == (0, 20 / 4)
     assert found["goodput_share"] == 20 / 40
     assert found["accepted_per_sent"] == 20 / 30
     assert found["calls_per_metric"] == 4 / 80

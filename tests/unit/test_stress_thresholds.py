@@ -24,7 +24,7 @@ GOOD = {
     "put_over_100ms": 0,
     "kept_share": 0.02,
     "steadiness": 0.9,
-    "written_again": 0,
+    "written_again_share": 0.01,
 }
 OUTAGE = {**GOOD, "breaker_openings": 1}
 BESIDE: dict[str, dict[str, float]] = {"no-breaker": {}}
@@ -58,7 +58,7 @@ def test_good_figures_pass_and_a_lost_record_fails(profile: str) -> None:
         ("throttle", "goodput_share", 0.94),
         ("throttle", "accepted_per_sent", 0.89),
         ("throttle", "breaker_openings", 1),
-        ("throttle", "written_again", 1),
+        ("throttle", "written_again_share", 0.04),
         ("outage", "outage_requests_share", 0.11),
         ("outage", "breaker_openings", 0),
         ("outage", "steadiness", 0.1),
