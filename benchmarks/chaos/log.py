@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["Request", "RequestLog", "read_log"]
+__all__ = ["ENGINE_LOST", "Request", "RequestLog", "read_log", "unknown_ids"]
+
+ENGINE_LOST = "engine_lost"
+"""The fault of a request that the engine itself gave no reply to: no doing of the schedule."""
 
 _BLOCK_LINES = 256
 
@@ -37,6 +40,11 @@ class Request:
     ms: float
     connection: int
     left: list[str] = field(default_factory=list)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows what of it the engine has written."""
+        return self.fault == ENGINE_LOST
 
 
 _decode = msgspec.json.Decoder(Request).decode
@@ -93,3 +101,8 @@ def read_log(path: str | Path) -> Iterator[Request]:
                 yield _decode(line)
             except msgspec.MsgspecError as error:
                 raise ValueError(f"{path}, line {number}, is no request: {error}") from error
+
+
+def unknown_ids(requests: Iterable[Request]) -> set[str]:
+    """Return the ids of writes of which the engine may have written all, some or nothing."""
+    return {name for request in requests if request.unknown for name in request.ids}
