@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from benchmarks.stress.environment import clean_environment
 from benchmarks.stress.interruption import InterruptionError, going_on
 from benchmarks.stress.ledger import read_ledger
 from benchmarks.stress.measures import Evidence
+from benchmarks.stress.places import temporary_place
 from benchmarks.stress.profiles import Profile
 from benchmarks.stress.shipper import Shipper
 from benchmarks.stress.truth import Truth, compare
@@ -99,8 +99,7 @@ def _run_cell(
     stop: threading.Event,
 ) -> Cell:
     key, table = f"stress {profile.name} {name}", f"usage-{profile.name}-{name}"
-    with tempfile.TemporaryDirectory(prefix="receipt-usage-stress-") as place, ExitStack() as stack:
-        directory = Path(place)
+    with temporary_place() as directory, ExitStack() as stack:
         environment = {**clean_environment(directory / "home"), **credentials(key)}
         engine.create_table(table, key)
         stack.callback(engine.drop_table, table, key)

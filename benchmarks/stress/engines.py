@@ -12,7 +12,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +26,7 @@ import msgspec
 
 from benchmarks.stress.environment import clean_environment
 from benchmarks.stress.parent import watched
+from benchmarks.stress.places import temporary_place
 from receipt_dynamo.dynamo_admin import TableAdmin
 from receipt_dynamo.dynamo_registry import Registry
 from receipt_dynamo.utils.clock import SystemClock
@@ -139,8 +139,8 @@ def running_engine(which: str | None = None) -> Iterator[Engine]:
 
     Raises EngineError that says what is missing.
     """
-    with tempfile.TemporaryDirectory(prefix="receipt-usage-engine-") as name, ExitStack() as stack:
-        yield _start(which, Path(name), stack)
+    with temporary_place() as place, ExitStack() as stack:
+        yield _start(which, place, stack)
 
 
 def _start(which: str | None, directory: Path, stack: ExitStack) -> Engine:

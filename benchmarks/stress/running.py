@@ -12,6 +12,7 @@ from benchmarks.report import machine
 from benchmarks.stress.cell import Cell, run_group
 from benchmarks.stress.document import profile_document
 from benchmarks.stress.engines import Engine, running_engine
+from benchmarks.stress.places import remove_abandoned
 from benchmarks.stress.profiles import (
     CI,
     PROFILES,
@@ -64,6 +65,7 @@ def run(plan: Plan, stop: threading.Event | None = None) -> dict[str, Any]:
     """
     stop = stop or threading.Event()
     profiles = plan.chosen()
+    remove_abandoned()
     started, begun = datetime.now(UTC), time.monotonic()
     seconds = sum(profile.seconds * len(profile.groups) for profile in profiles)
     with running_engine(plan.engine) as engine, showing_progress(seconds) as progress:
