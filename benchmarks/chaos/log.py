@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["ENGINE_LOST", "Request", "RequestLog", "read_log", "unknown_ids"]
-
-ENGINE_LOST = "engine_lost"
-"""The fault of a request that the engine itself gave no reply to: no doing of the schedule."""
+__all__ = ["Request", "RequestLog", "read_log", "unknown_ids"]
 
 _BLOCK_LINES = 256
+ENGINE_LOST = "engine_lost"
+"""The fault of a request that the engine itself gave no reply to: no doing of the schedule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,5 +103,5 @@ def read_log(path: str | Path) -> Iterator[Request]:
 
 
 def unknown_ids(requests: Iterable[Request]) -> set[str]:
-    """Return the ids of writes of which the engine may have written all, some or nothing."""
-    return {name for request in requests if request.unknown for name in request.ids}
+    """Return the ids of writes that reached the engine and whose answer nobody saw."""
+    return {name for one in requests if one.fault == "engine_lost" for name in one.ids}
