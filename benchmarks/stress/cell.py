@@ -73,15 +73,16 @@ def run_group(
             cells[name] = _failed(profile, name, f"{type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=run, args=(name,)) for name in contenders]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
     except BaseException:
         stop.set()
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
         raise
     return [cells[name] for name in contenders]
 

@@ -209,7 +209,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
     assert len(others) >= 6  # engine, proxy, three workers, drainer
     assert not any(theirs.keys() & environment.keys() for environment in others)
     if number is signal.SIGKILL:
-        wait_for(lambda: not started_in(tmp_path), 15)
+        wait_for(lambda: not started_in(tmp_path), 10)
         return
     assert (harness.returncode, told) == (130, "interrupted\n")
     wait_for(lambda: not started_in(tmp_path), 5)
