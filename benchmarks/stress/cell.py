@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
-from benchmarks.chaos.log import read_log
+from benchmarks.chaos.log import Request, read_log
 from benchmarks.chaos.running import RunningProxy, chaos_proxy
 from benchmarks.stress.contenders import CONTENDERS
 from benchmarks.stress.crew import Crew, CrewError, spread
 from benchmarks.stress.engines import Engine, EngineError, credentials
 from benchmarks.stress.environment import clean_environment
 from benchmarks.stress.interruption import InterruptionError, going_on
-from benchmarks.stress.ledger import read_ledger
+from benchmarks.stress.ledger import Entry, read_ledger
 from benchmarks.stress.measures import Evidence
 from benchmarks.stress.places import temporary_place
 from benchmarks.stress.profiles import Profile
@@ -53,14 +53,14 @@ def run_group(
     *,
     seed: int,
     watch: Watch | None = None,
-    stop: threading.Event | None = None,
+    stop: Event | None = None,
 ) -> list[Cell]:
     """Run contenders at the same time, each with a table and a proxy of its own.
 
     When ``stop`` is set, or this is interrupted, all end in order, and soon.
     """
     cells: dict[str, Cell] = {}
-    stop = stop or threading.Event()
+    stop = stop or Event()
 
     def run(name: str) -> None:
         try:
@@ -72,7 +72,7 @@ def run_group(
         except Exception as error:
             cells[name] = _failed(profile, name, f"{type(error).__name__}: {error}")
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in contenders]
+    threads = [Thread(target=run, args=(name,)) for name in contenders]
     try:
         for thread in threads:
             thread.start()
@@ -92,12 +92,7 @@ def _failed(profile: Profile, name: str, why: str) -> Cell:
 
 
 def _run_cell(
-    profile: Profile,
-    name: str,
-    engine: Engine,
-    seed: int,
-    watch: Watch | None,
-    stop: threading.Event,
+    profile: Profile, name: str, engine: Engine, seed: int, watch: Watch | None, stop: Event
 ) -> Cell:
     key, table = f"stress {profile.name} {name}", f"usage-{profile.name}-{name}"
     with temporary_place() as directory, ExitStack() as stack:
@@ -117,29 +112,18 @@ def _run_cell(
         crew.go(begin + _START_SECONDS, end)
         if watch is not None:
             _watched(watch, crew, proxy, end, stop)
-        said: list[str] = []
+        said = []
         if profile.kill_every is not None:
             with Shipper(work, environment, directory) as shipper:
-                said += _kill(profile.kill_every, crew, shipper, end, seed, stop)
+                said = _kill(profile.kill_every, crew, shipper, end, seed, stop)
         calls, ended = crew.wait_until_worked()
         told = crew.finish()
         said += crew.errors()
         crew.end()  # before the proxy: then what it logs is all that there is in the engine
         counts = proxy.stop()
         requests = list(read_log(log))
-        entries = {
-            worker: list(read_ledger(ledger_path(directory, worker))) for worker in work.workers
-        }
-        applied = {
-            request_id
-            for request in requests
-            if request.applied
-            for request_id in set(request.ids) - set(request.left)
-        }
-        if name == "nothing":
-            truth = Truth(stored=frozenset(), lost=[], duplicated=0)
-        else:
-            truth = compare(going_on(stop, engine.items(table, key)), entries, applied)
+        entries = _entries(work, directory)
+        truth = _truth(name, going_on(stop, engine.items(table, key)), entries, requests)
         noted = sum(map(len, entries.values()))
         problems = [*truth.problems]
         if CONTENDERS[name].ours:
@@ -167,6 +151,29 @@ def _run_cell(
     )
 
 
+def _entries(work: Work, directory: Path) -> dict[int, list[Entry]]:
+    """Return what each worker noted of its calls."""
+    return {worker: list(read_ledger(ledger_path(directory, worker))) for worker in work.workers}
+
+
+def _truth(
+    name: str,
+    items: Iterator[dict[str, Any]],
+    entries: dict[int, list[Entry]],
+    requests: Sequence[Request],
+) -> Truth:
+    """Hold what is in the table against the ledgers and against the proxy's log."""
+    if name == "nothing":
+        return Truth(stored=frozenset(), lost=[], duplicated=0)
+    applied = {
+        request_id
+        for request in requests
+        if request.applied
+        for request_id in set(request.ids) - set(request.left)
+    }
+    return compare(items, entries, applied)
+
+
 def _work(profile: Profile, name: str, table: str, endpoint: str, directory: Path) -> Work:
     ours = CONTENDERS[name].ours
     return Work(
@@ -185,7 +192,7 @@ def _work(profile: Profile, name: str, table: str, endpoint: str, directory: Pat
 
 
 def _kill(
-    every: float, crew: Crew, shipper: Shipper, end: float, seed: int, stop: threading.Event
+    every: float, crew: Crew, shipper: Shipper, end: float, seed: int, stop: Event
 ) -> list[str]:
     """Kill a worker or the drainer beside them, until shortly before the end.
 
@@ -216,11 +223,9 @@ def _contradictions(
     return [] if said == dropped else [f"{dropped:,} calls were dropped, and {said:,} counted"]
 
 
-def _watched(
-    watch: Watch, crew: Crew, proxy: RunningProxy, end: float, stop: threading.Event
-) -> None:
-    ended = threading.Event()
-    watcher = threading.Thread(target=watch, args=(crew, proxy, ended.is_set))
+def _watched(watch: Watch, crew: Crew, proxy: RunningProxy, end: float, stop: Event) -> None:
+    ended = Event()
+    watcher = Thread(target=watch, args=(crew, proxy, ended.is_set))
     watcher.start()
     stop.wait(max(0.0, end - time.monotonic()))
     ended.set()
