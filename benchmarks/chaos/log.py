@@ -11,6 +11,8 @@ import msgspec
 __all__ = ["Request", "RequestLog", "read_log", "unknown_ids"]
 
 _BLOCK_LINES = 256
+ENGINE_LOST = "engine_lost"
+"""The fault of a request that the engine itself gave no reply to: no doing of the schedule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,11 @@ class Request:
     ms: float
     connection: int
     left: list[str] = field(default_factory=list)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows what of it the engine has written."""
+        return self.fault == ENGINE_LOST
 
 
 _decode = msgspec.json.Decoder(Request).decode
@@ -97,4 +104,4 @@ def read_log(path: str | Path) -> Iterator[Request]:
 
 def unknown_ids(requests: Iterable[Request]) -> set[str]:
     """Return the ids of writes that reached the engine and whose answer nobody saw."""
-    return {name for one in requests if one.fault == "engine_lost" for name in one.ids}
+    return {name for one in requests if one.fault == ENGINE_LOST for name in one.ids}

@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from benchmarks.chaos.buckets import TABLE_LIMIT
 from benchmarks.chaos.fates import Fate, Fates
-from benchmarks.chaos.log import Request, RequestLog
+from benchmarks.chaos.log import ENGINE_LOST, Request, RequestLog
 from benchmarks.chaos.messages import (
     MAX_BYTES,
     Message,
@@ -33,10 +33,10 @@ from benchmarks.chaos.messages import (
 from benchmarks.chaos.schedule import Schedule
 from benchmarks.chaos.writes import Item, read_table, request_id_of, unprocessed, without
 
-__all__ = ["ENGINE_LOST", "ChaosProxy"]
+__all__ = ["ChaosProxy"]
 
-ENGINE_LOST = "engine_lost"
-"""The fault of a request whose connection the engine itself has ended: no doing of the schedule."""
+_ANSWER_SECONDS = 5.0
+"""How long the end of a proxy waits for the engine to say what it wrote."""
 
 _DRIP_SECONDS = 0.05  # between two pieces
 _RST = struct.pack("ii", 1, 0)
@@ -119,6 +119,7 @@ class ChaosProxy:
         seed: int,
         log: RequestLog,
         clock: Callable[[], float] = time.monotonic,
+        answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
         place = urlsplit(engine)
         if place.scheme != "http" or not place.hostname:
@@ -129,9 +130,12 @@ class ChaosProxy:
         self._fates = Fates(schedule, seed)
         self._log = log
         self._clock = clock
+        self._answer_seconds = answer_seconds
         self._zero: float | None = None
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._replies: set[asyncio.Task[Message | None]] = set()
+        self._stops = False
         self._server: asyncio.Server | None = None
         self.counts: Counter[str] = Counter()
 
@@ -150,12 +154,21 @@ class ChaosProxy:
         self._fates.replace(schedule)
 
     async def stop(self) -> dict[str, int]:
-        """End every connection, complete the log and return counts by operation and fault."""
+        """End every connection, complete the log and return counts by operation and fault.
+
+        What has reached the engine is waited for, ``answer_seconds`` at most: the log says what of
+        it was written, or that this is not known.
+        """
+        self._stops = True
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._replies:
+            await asyncio.wait(self._replies, timeout=self._answer_seconds)
+        for tasks in (self._replies, self._tasks):  # a reply first: it notes what it did not learn
+            ending = [*tasks]
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
         self._log.close()
         return dict(self.counts)
 
@@ -165,7 +178,7 @@ class ChaosProxy:
         self._tasks.add(task)
         client = _Client(reader, writer, next(self._numbers), _Engine(*self._place))
         try:
-            while (request := await _next(reader)) is not None:
+            while (request := await _next(reader)) is not None and not self._stops:
                 if not await self._exchange(request, client) or request.is_last:
                     break
         except (OSError, asyncio.CancelledError):
@@ -195,7 +208,7 @@ class ChaosProxy:
         if fate.fault == "black_hole":
             await client.reader.read(-1)  # until the client gives up
             return False
-        reply = await self._reply(exchange, client.engine)
+        reply = await self._reply_to_the_end(exchange, client.engine)
         if (wait := exchange.arrived + fate.hold - self._clock()) > 0:
             await asyncio.sleep(wait)
         if reply is None or fate.fault in _RESETS:
@@ -210,6 +223,13 @@ class ChaosProxy:
         )
         exchange.status = reply.status if sent else None
         return sent and not reply.is_last
+
+    async def _reply_to_the_end(self, exchange: _Exchange, engine: _Engine) -> Message | None:
+        """Return what ``_reply`` does; it goes on where the exchange is cancelled."""
+        task = asyncio.create_task(self._reply(exchange, engine))
+        self._replies.add(task)
+        task.add_done_callback(self._replies.discard)
+        return await asyncio.shield(task)
 
     async def _reply(self, exchange: _Exchange, engine: _Engine) -> Message | None:
         """Return the reply to a request, None: there is none."""
@@ -241,6 +261,9 @@ class ChaosProxy:
         except OSError:
             exchange.fault = ENGINE_LOST
             return None
+        except asyncio.CancelledError:  # the proxy stops, and has waited long enough
+            exchange.fault = ENGINE_LOST
+            raise
 
     def _note(self, exchange: _Exchange, connection: int, zero: float) -> None:
         request, write = exchange.request, exchange.fate.write

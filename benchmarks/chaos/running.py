@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,17 @@ class RunningProxy:
 
 @contextmanager
 def chaos_proxy(
-    engine: str, schedule: Schedule | str, *, seed: int = 0, log: Path | None = None
+    engine: str,
+    schedule: Schedule | str,
+    *,
+    seed: int = 0,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningProxy]:
     """Run a proxy before ``engine`` for as long as the context lasts; ``log`` is its file.
 
     ``schedule`` is one, or the name or the file of one. Until ``begin`` everything is healthy.
+    ``environment`` is that of its process, None: that of this one.
     """
     given = load(schedule) if isinstance(schedule, str) else schedule
     command = [sys.executable, "-m", "benchmarks.chaos", engine, "--seed", str(seed)]
@@ -85,6 +91,7 @@ def chaos_proxy(
     with subprocess.Popen(
         command,
         cwd=_ROOT,
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,20 +5,25 @@
     receipt-usage stress --profile outage --contender put_item --json
     receipt-usage stress --profile soak --minutes 60
 
-Exit code 1 when a threshold or the proof of a count fails, 2 for wrong usage. docs/stress.md says
-what is measured, and how.
+Exit code 1 when a threshold or the proof of a count fails, 2 for wrong usage, 130 when it was
+interrupted: then everything that it started is ended, and its temporary files are removed.
+docs/stress.md says what is measured, and how.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 from benchmarks.stress.contenders import CONTENDERS
 from benchmarks.stress.engines import EngineError
+from benchmarks.stress.interruption import interruptible
 from benchmarks.stress.profiles import ALL, CI, PROFILES, SOAK
 from benchmarks.stress.report import print_document
 from benchmarks.stress.running import Plan, run
@@ -54,23 +59,40 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.scale <= 1:
         parser.error(f"--scale {options.scale:g} is out of range: above 0, at most 1")
-    if not options.minutes > 0:
-        parser.error(f"--minutes {options.minutes:g} is no duration: above 0")
+    if not (options.minutes > 0 and math.isfinite(options.minutes)):
+        parser.error(f"--minutes {options.minutes:g} is no duration: above 0, and finite")
+    if options.html is not None:
+        try:
+            _check_page(options.html)
+        except OSError as error:
+            parser.error(f"--html {options.html} cannot be written: {error.strerror}")
     return options
+
+
+def _check_page(page: Path) -> None:
+    """Raise OSError where no page can be written: before the run, not after it. Leaves nothing."""
+    if page.exists():
+        page.open("ab").close()
+    else:
+        tempfile.TemporaryFile(dir=page.parent).close()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and print a table for each profile, or JSON with ``--json``."""
     options = _options(arguments)
-    if options.html is not None:
-        try:
-            options.html.open("a").close()  # before the run, not after it
-        except OSError as error:
-            print(f"error: {options.html}: {error.strerror}", file=sys.stderr)
-            return 1
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        with interruptible() as stop:
+            return _run(options, shlex.join(["receipt-usage", "stress", *given]), stop)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace, command: str, stop: threading.Event) -> int:
     plan = Plan(
-        profiles=tuple(options.profile or ALL),
-        contenders=tuple(options.contender or ()),
+        profiles=tuple(dict.fromkeys(options.profile or ALL)),
+        contenders=tuple(dict.fromkeys(options.contender or ())),
         seed=options.seed,
         scale=options.scale,
         minutes=options.minutes,
@@ -79,15 +101,19 @@ def main(arguments: list[str] | None = None) -> int:
         engine=options.engine,
     )
     try:
-        document = run(plan)
+        document = run(plan, stop)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    document["command"] = shlex.join(["receipt-usage", "stress", *(arguments or sys.argv[1:])])
+    document["command"] = command
     if options.html is not None:
         from benchmarks.stress.page import render
 
-        options.html.write_text(render(document), encoding="utf-8")
+        try:
+            options.html.write_text(render(document), encoding="utf-8")
+        except OSError as error:  # the figures are there all the same
+            print(f"error: {options.html}: {error.strerror}", file=sys.stderr)
+            document["passed"] = False
     if options.json:
         json.dump(document, sys.stdout, indent=2)
         print()

@@ -8,21 +8,27 @@ import random
 import select
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from benchmarks.stress.interruption import InterruptionError
 from benchmarks.stress.workload import Work
 
-__all__ = ["Crew", "CrewError", "Shipper", "spread"]
+__all__ = ["Crew", "CrewError", "faults_said", "spread"]
 
 _ROOT = Path(__file__).parents[2]
 _READY_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
 _MARGIN_SECONDS = 120.0
 """How much longer than it should a process may take, on a machine in use, before it hangs."""
+_FAULTS = ("Traceback", "Exception in thread")
+_SMALL_DISK = "small_disk.py"
 
 
 class CrewError(Exception):
@@ -32,8 +38,11 @@ class CrewError(Exception):
 class _Process:
     """One process of the pipeline, and what it says."""
 
-    def __init__(self, work: Work, environment: dict[str, str], errors: Path) -> None:
+    def __init__(
+        self, work: Work, environment: Mapping[str, str], errors: Path, stop: threading.Event
+    ) -> None:
         self.work = work
+        self._stop = stop
         self._errors = errors
         with errors.open("ab") as output:
             self._process = subprocess.Popen(
@@ -43,6 +52,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
+                start_new_session=True,  # Ctrl-C at a terminal ends the run, which ends it in order
             )
         self.pid = self._process.pid
         self._heard = b""
@@ -56,26 +66,37 @@ class _Process:
             self._process.stdin.flush()
 
     def hear(self, word: str, seconds: float) -> dict[str, Any]:
-        """Return what it says with ``word``. Raises CrewError when it does not, in time."""
+        """Return what it says with ``word``.
+
+        Raises CrewError when it does not, in time, and InterruptionError when the run is to end.
+        """
         assert self._process.stdout is not None
         until = time.monotonic() + seconds
         pipe = self._process.stdout.fileno()
         while b"\n" not in self._heard:
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            if self._stop.is_set():
+                raise InterruptionError
+            if time.monotonic() >= until:
                 raise CrewError(f"{self.work.contender} says no {word!r} for {seconds:.0f} s")
+            if not select.select([pipe], [], [], _LOOK_SECONDS)[0]:
+                continue
             more = os.read(pipe, 1 << 16)
             if not more:
-                said = self._errors.read_text(errors="replace").strip().splitlines()
-                raise CrewError(
-                    f"{self.work.contender} failed before {word!r}: {said[-1] if said else '?'}"
-                )
+                raise CrewError(f"{self.work.contender} failed before {word!r}: {self._why()}")
             self._heard += more
         line, _, self._heard = self._heard.partition(b"\n")
         told, _, figures = line.decode().partition(" ")
         if told != word:
             raise CrewError(f"{self.work.contender} said {told!r} instead of {word!r}")
         return dict(json.loads(figures)) if figures else {}
+
+    def _why(self) -> str:
+        """Return the last line that it said of its end, and what that takes."""
+        said = self._errors.read_text(errors="replace").strip()
+        last = said.splitlines()[-1] if said else "it said nothing"
+        if _SMALL_DISK in said:
+            return f"{last}. A small disk needs Linux, and root or user namespaces."
+        return last
 
     def kill(self) -> None:
         """Kill it, and wait for its end."""
@@ -90,18 +111,33 @@ class _Process:
 class Crew:
     """All processes of one cell. A context manager: what runs at its end is killed."""
 
-    def __init__(self, works: list[Work], environment: dict[str, str], directory: Path) -> None:
-        self._environment = {**os.environ, **environment}
-        for name in ("DYNAMODB_TABLE_NAME", "DYNAMO_TABLE_NAME", "AWS_PROFILE"):
-            self._environment.pop(name, None)
+    def __init__(
+        self,
+        works: list[Work],
+        environment: Mapping[str, str],
+        directory: Path,
+        stop: threading.Event,
+    ) -> None:
+        self._environment = environment
         self._directory = directory
-        self._processes = [self._start(work) for work in works]
+        self._stop = stop
+        self._processes: list[_Process] = []
         self._span = (0.0, 0.0)
-        self.kills = 0
+        self.worker_kills = 0
+        self.shipper_kills = 0
+        for work in works:
+            self._processes.append(self._start(work))
 
     def _start(self, work: Work) -> _Process:
-        errors = self._directory / f"worker{work.workers[0]}.errors"
-        return _Process(work, self._environment, errors)
+        return _Process(work, self._environment, self._errors_of(work), self._stop)
+
+    def _errors_of(self, work: Work) -> Path:
+        return self._directory / f"worker{work.workers[0]}.errors"
+
+    @property
+    def kills(self) -> int:
+        """How often a process was killed: a worker, or the drainer beside them."""
+        return self.worker_kills + self.shipper_kills
 
     @property
     def pids(self) -> list[int]:
@@ -123,7 +159,7 @@ class Crew:
         """Kill a process with SIGKILL; another goes on where its ledger ends."""
         index = chance.randrange(len(self._processes))
         self._processes[index].kill()
-        self.kills += 1
+        self.worker_kills += 1
         process = self._processes[index] = self._start(self._processes[index].work)
         process.hear("ready", _READY_SECONDS)
         process.say(f"go {time.monotonic()} {self._span[1]}")
@@ -143,6 +179,19 @@ class Crew:
             for process in self._processes
         ]
 
+    def errors(self) -> list[str]:
+        """Return what the processes said of exceptions that nobody caught, by process."""
+        return [
+            f"the process of worker {process.work.workers[0]} said: {line}"
+            for process in self._processes
+            for line in faults_said(self._errors_of(process.work))
+        ]
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in self._processes:
+            process.kill()
+
     def __enter__(self) -> Self:
         return self
 
@@ -152,43 +201,13 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process in self._processes:
-            process.kill()
-
-
-class Shipper:
-    """``receipt-usage ship --follow`` beside the pipeline, killed and started anew."""
-
-    def __init__(self, work: Work, environment: dict[str, str]) -> None:
-        self._environment = {
-            **os.environ,
-            **environment,
-            "DYNAMODB_TABLE_NAME": work.table,
-            "AWS_ENDPOINT_URL_DYNAMODB": work.endpoint,
-            "RECEIPT_USAGE_DIR": work.directory,
-            "ENVIRONMENT": "development",
-        }
-        self._process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "receipt_label.cli.main", "ship", "--follow"],
-            cwd=_ROOT,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def kill(self) -> None:
-        """Kill it with SIGKILL, and start another."""
         self.end()
-        self._process = self._start()
 
-    def end(self) -> None:
-        """Kill it."""
-        self._process.kill()
-        self._process.wait()
+
+def faults_said(errors: Path) -> list[str]:
+    """Return the lines of a standard error that begin the report of an exception."""
+    with errors.open(errors="replace") as lines:
+        return [line.strip() for line in lines if any(word in line for word in _FAULTS)]
 
 
 def spread(work: Work, processes: bool) -> list[Work]:

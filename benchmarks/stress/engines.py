@@ -8,30 +8,39 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from receipt_dynamo.dynamo_client import DynamoClient
+import msgspec
+
+from benchmarks.stress.environment import clean_environment
+from benchmarks.stress.parent import watched
+from benchmarks.stress.places import temporary_place
+from receipt_dynamo.dynamo_admin import TableAdmin
+from receipt_dynamo.dynamo_registry import Registry
+from receipt_dynamo.utils.clock import SystemClock
 from tools import dynamodb_local
 
 __all__ = ["Engine", "EngineError", "credentials", "running_engine"]
 
+T = TypeVar("T")
+
+_ROOT = Path(__file__).parents[2]
 _START_SECONDS = 90.0
 _READ_SECONDS = 60.0
 _LOCAL, _MOTO = "local", "moto"
-_environment_lock = threading.Lock()  # cells of a group begin at the same time
+_log = logging.getLogger("benchmarks.stress")
 
 
 class EngineError(Exception):
@@ -39,13 +48,12 @@ class EngineError(Exception):
 
 
 def credentials(name: str) -> dict[str, str]:
-    """Return the environment of a process: the engine has a database for each access key."""
+    """Return what a process's environment needs: the engine has a database for each access key."""
     return {
         "AWS_ACCESS_KEY_ID": "".join(letter for letter in name if letter.isalnum()),
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
     }
 
 
@@ -58,10 +66,13 @@ class Engine:
 
     def create_table(self, table: str, access_key: str) -> None:
         """Create the table of the library: its keys, its indexes. Raises StoreError."""
-        with _as_user(access_key):
-            client = DynamoClient(table, region="us-east-1", endpoint_url=self.url)
-            client.create_table()
-            client.close()
+
+        def call(operation: str, request: Mapping[str, Any], form: type[T]) -> T:
+            return msgspec.convert(self._call(operation, request, access_key), type=form)
+
+        registry = Registry(table)
+        admin = TableAdmin(call, table, f"the table {table}", registry, SystemClock())
+        admin.create(shards=1, tries=1, wait_seconds=0.1)
 
     def drop_table(self, table: str, access_key: str) -> None:
         """Delete a table: it lies in the engine's memory."""
@@ -123,42 +134,33 @@ def _plain(value: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _as_user(access_key: str) -> Iterator[None]:
-    """Have this access key for a moment: the environment is where the library looks for it."""
-    with _environment_lock:
-        before = dict(os.environ)
-        os.environ.update(credentials(access_key))
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
-@contextmanager
 def running_engine(which: str | None = None) -> Iterator[Engine]:
-    """Run an engine: ``local`` or ``moto``; None is the first that can be had.
+    """Run an engine: ``local`` or ``moto``; None is the first that can be had and starts.
 
     Raises EngineError that says what is missing.
     """
+    with temporary_place() as place, ExitStack() as stack:
+        yield _start(which, place, stack)
+
+
+def _start(which: str | None, directory: Path, stack: ExitStack) -> Engine:
+    """Return a running engine that ends with ``stack``."""
     if which != _MOTO:
         try:
-            dynamodb_local.fetch()
-        except (OSError, subprocess.SubprocessError) as error:
+            return stack.enter_context(_local(directory))
+        except EngineError as error:
             if which == _LOCAL:
-                raise EngineError(f"DynamoDB Local cannot be had: {error}") from error
-            which = _MOTO
-    with tempfile.TemporaryDirectory(prefix="receipt-usage-engine-") as name:
-        if which == _MOTO:
-            with _moto(Path(name)) as engine:
-                yield engine
-        else:
-            with _local(Path(name)) as engine:
-                yield engine
+                raise
+            _log.warning("%s. moto's server takes its place.", error)
+    return stack.enter_context(_moto(directory))
 
 
 @contextmanager
 def _local(directory: Path) -> Iterator[Engine]:
+    try:
+        dynamodb_local.fetch()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineError(f"DynamoDB Local cannot be had: {error}") from error
     ready = directory / "ready"
     tool = Path(dynamodb_local.__file__)
     command = [sys.executable, str(tool), "serve", "--for", str(os.getpid()), "--ready", str(ready)]
@@ -170,7 +172,7 @@ def _local(directory: Path) -> Iterator[Engine]:
 @contextmanager
 def _moto(directory: Path) -> Iterator[Engine]:
     port = dynamodb_local.free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = watched("moto.server", "-H", "127.0.0.1", "-p", str(port))
 
     def answers() -> bool:
         with suppress(OSError):
@@ -188,7 +190,13 @@ def _moto(directory: Path) -> Iterator[Engine]:
 def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=_ROOT,
+            env=clean_environment(log.with_name("home")),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         yield process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from benchmarks.report import machine
 from benchmarks.stress.cell import Cell, run_group
 from benchmarks.stress.document import profile_document
 from benchmarks.stress.engines import Engine, running_engine
+from benchmarks.stress.places import remove_abandoned
 from benchmarks.stress.profiles import (
     CI,
     PROFILES,
@@ -65,13 +67,18 @@ class Plan:
         return profile if profile.disk_bytes else replace(profile, kind=self.kind)
 
 
-def run(plan: Plan) -> dict[str, Any]:
-    """Return the document of a run (docs/stress.md). Raises EngineError."""
+def run(plan: Plan, stop: threading.Event | None = None) -> dict[str, Any]:
+    """Return the document of a run (docs/stress.md). Raises EngineError.
+
+    ``stop`` is set by whoever interrupts it.
+    """
+    stop = stop or threading.Event()
     profiles = plan.chosen()
+    remove_abandoned()
     started, begun = datetime.now(UTC), time.monotonic()
     seconds = sum(profile.seconds * len(profile.groups) for profile in profiles)
     with running_engine(plan.engine) as engine, showing_progress(seconds) as progress:
-        told = [_run_profile(profile, engine, plan, progress) for profile in profiles]
+        told = [_run_profile(profile, engine, plan, progress, stop) for profile in profiles]
     return {
         "version": 1,
         "started": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -85,13 +92,13 @@ def run(plan: Plan) -> dict[str, Any]:
 
 
 def _run_profile(
-    profile: Profile, engine: Engine, plan: Plan, progress: Progress
+    profile: Profile, engine: Engine, plan: Plan, progress: Progress, stop: threading.Event
 ) -> dict[str, Any]:
     cells: list[Cell] = []
     sampler = Sampler(profile.seconds) if profile.name == SOAK else None
     for group in profile.groups:
         with progress.doing(profile, group):
-            cells += run_group(profile, group, engine, seed=plan.seed, watch=sampler)
+            cells += run_group(profile, group, engine, seed=plan.seed, watch=sampler, stop=stop)
     document = profile_document(profile, cells, short=plan.short or CI in plan.profiles)
     if sampler is not None and cells[0].evidence is not None:
         sampler.add_to(document, cells[0].evidence)

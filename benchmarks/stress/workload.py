@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.samples import peak_megabytes
 from benchmarks.stress.contenders import Contender, Place, Recorder, open_contender
 from benchmarks.stress.ledger import Answer, Ledger, last_number
+from benchmarks.stress.parent import end_with_parent
 from benchmarks.stress.records import metric_of
 from tests.support.small_disk import SmallDisk
 
@@ -179,6 +180,7 @@ def main() -> None:
     told["disk_full"] = tuple(tuple(span) for span in told["disk_full"])
     work = Work(**told)
     disk = _open_disk(work)
+    end_with_parent()
     contender = open_contender(work.contender, work.place)
     workers = [_Worker(work, number, contender) for number in work.workers]
     _tell("ready")

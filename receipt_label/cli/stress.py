@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -26,7 +26,7 @@ def command(arguments: tuple[str, ...]) -> int:
     """Try this library and its alternatives on a store that has a bad day.
 
     Needs a checkout of the project: the harness is no part of the installed packages. It runs on
-    this machine alone. See: receipt-usage stress --help
+    this machine alone, and takes the place of this command. See: receipt-usage stress --help
     """
     root = _checkout()
     if root is None:
@@ -35,14 +35,19 @@ def command(arguments: tuple[str, ...]) -> int:
             "Clone it, and run: make stress"
         )
         return 1
-    try:  # the user's own working directory: files are named from there
-        return subprocess.run(  # noqa: S603 - this very Python, and the checkout it found
-            [sys.executable, "-P", "-m", "benchmarks.stress", *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *_python_path()])},
-            check=False,
-        ).returncode
-    except KeyboardInterrupt:
-        return 130
+    return _become(root, arguments)
+
+
+def _become(root: Path, arguments: tuple[str, ...]) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # In place of this process: a signal reaches the harness itself, whoever sends it. Files are
+    # named from the user's own working directory.
+    os.execve(  # noqa: S606 - this very Python, and the checkout it found
+        sys.executable,
+        [sys.executable, "-P", "-m", "benchmarks.stress", *arguments],
+        {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *_python_path()])},
+    )
 
 
 def _python_path() -> list[str]:

@@ -7,10 +7,16 @@ benchmarks/stress/thresholds.py names for short runs.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -112,6 +118,10 @@ def test_the_command_runs_from_anywhere(tmp_path: Path) -> None:
         (["--profile", "storm"], "storm"),
         (["--scale", "0"], "--scale 0"),
         (["--minutes", "-1"], "--minutes -1"),
+        (["--minutes", "inf"], "--minutes inf"),
+        (["--minutes", "nan"], "--minutes nan"),
+        (["--html", "no-such-directory/page.html"], "page.html cannot be written"),
+        (["--html", "."], "--html . cannot be written"),
         (["--contender", "mongodb"], "mongodb"),
     ],
 )
@@ -125,9 +135,82 @@ def test_wrong_usage_is_named(
     assert said in capsys.readouterr().err
 
 
-def test_a_page_that_cannot_be_written_is_said_before_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_fails_leaves_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not after ten minutes."""
-    assert main(["--html", str(tmp_path / "no" / "page.html")]) == 1
-    assert "page.html" in capsys.readouterr().err
+    """Neither an empty one nor a change of one that was there; who is named twice runs once."""
+    plans = []
+
+    def fail(plan: Plan, _stop: threading.Event) -> NoReturn:
+        plans.append(plan)
+        raise EngineError("no engine")
+
+    monkeypatch.setattr("benchmarks.stress.__main__.run", fail)
+    before = tmp_path / "before.html"
+    before.write_text("<p>before")
+    for page in (before, tmp_path / "page.html"):
+        twice = ["--contender", "put_item"] * 2
+        assert main(["--html", str(page), *twice]) == 1
+    assert "no engine" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["before.html"]
+    assert before.read_text() == "<p>before"
+    assert plans[0].contenders == ("put_item",)
+
+
+def started_in(place: Path) -> dict[int, dict[str, str]]:
+    """Return the processes whose temporary files lie in ``place``, with their environment."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):  # it has just ended
+                told = (process / "environ").read_bytes().decode(errors="replace")
+                environment = dict(pair.partition("=")[::2] for pair in told.split("\0") if pair)
+                if environment.get("TMPDIR") == str(place):
+                    found[int(process.name)] = environment
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("number", "engine"),
+    [(signal.SIGINT, "moto"), (signal.SIGTERM, "local"), (signal.SIGKILL, "moto")],
+)
+def test_an_interrupted_run_leaves_nothing_behind(
+    number: signal.Signals, engine: str, tmp_path: Path
+) -> None:
+    """Workers, the drainer beside them, proxy and engine end, and no temporary file stays; one
+    word says so. Killed, it can tidy nothing, but whatever it started ends by itself. None of
+    that has settings of the user's."""
+    theirs = {"AWS_MAX_ATTEMPTS": "9", "HTTP_PROXY": "http://127.0.0.1:9", "AWS_PROFILE": "x"}
+    # a run that is started in the background of a shell would ignore Ctrl-C
+    start = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
+    )
+    options = ["--profile", "kill", "--engine", engine]
+    with subprocess.Popen(
+        [sys.executable, "-c", start, "receipt_label.cli.main", "stress", *options],
+        env={**os.environ, **theirs, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as harness:
+        shippers = "receipt-usage-stress-*/shipper.errors"
+        wait_for(lambda: bool([*tmp_path.glob(shippers)]), 60)
+        others = [env for pid, env in started_in(tmp_path).items() if pid != harness.pid]
+        harness.send_signal(number)
+        _, told = harness.communicate(timeout=30)
+    assert len(others) >= 6  # engine, proxy, three workers, drainer
+    assert not any(theirs.keys() & environment.keys() for environment in others)
+    if number is signal.SIGKILL:
+        wait_for(lambda: not started_in(tmp_path), 10)
+        return
+    assert (harness.returncode, told) == (130, "interrupted\n")
+    wait_for(lambda: not started_in(tmp_path), 5)
+    assert [*tmp_path.iterdir()] == []

@@ -23,10 +23,14 @@ TABLE = "T"
 
 @dataclass
 class FakeEngine:
-    """Takes every write and notes its requests; ``answer`` may say something else for one."""
+    """Takes every write and notes its requests; ``answer`` may say something else for one.
+
+    With ``held`` it has what it was sent, and answers when that is set.
+    """
 
     requests: list[Message] = field(default_factory=list)
     answer: Callable[[Message], bytes | None] | None = None
+    held: asyncio.Event | None = None
     connections: int = 0
 
     @property
@@ -39,6 +43,8 @@ class FakeEngine:
         try:
             while (request := await read_message(reader)) is not None:
                 self.requests.append(request)
+                if self.held is not None:
+                    await self.held.wait()
                 said = self.answer(request) if self.answer else reply_to(request).bytes
                 if said is None:
                     break
@@ -94,9 +100,11 @@ class Rig:
         self._server = self.run(work)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-    def start(self, schedule: Schedule, seed: int, clock: Callable[[], float]) -> None:
-        log = RequestLog(self._log)
-        self.proxy = ChaosProxy(self.start_engine(), schedule, seed=seed, log=log, clock=clock)
+    def start(
+        self, schedule: Schedule, seed: int, clock: Callable[[], float], **more: float
+    ) -> None:
+        log, engine = RequestLog(self._log), self.start_engine()
+        self.proxy = ChaosProxy(engine, schedule, seed=seed, log=log, clock=clock, **more)
         self.endpoint = self.run(self.proxy.start())
 
     def begin(self) -> None:
@@ -143,11 +151,12 @@ def rigged(
     *,
     seed: int = 1,
     clock: Callable[[], float] = time.monotonic,
+    **more: float,
 ) -> Iterator[Rig]:
     """Run the proxy under ``faults`` from its time zero, which is now."""
     given = faults if isinstance(faults, Schedule) else Schedule("s", [Phase(0, None, faults)])
     with running_loop(log) as rig:
-        rig.start(given, seed, clock)
+        rig.start(given, seed, clock, **more)
         rig.begin()
         try:
             yield rig

@@ -3,6 +3,8 @@ none."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,22 +25,28 @@ def test_without_a_checkout_one_line_says_so(
     assert "comes with a checkout" in ran.one_error
 
 
-def test_arguments_and_exit_code_are_the_harness_s(
-    run: RunCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Whatever follows the word is passed on, --help among it."""
+def test_the_harness_takes_the_command_s_place(tmp_path: Path) -> None:
+    """Whatever follows the word is passed on, --help among it; process and exit code are its own,
+    so that whoever sends the command a signal sends it to the harness."""
     harness = tmp_path / "benchmarks" / "stress"
     harness.mkdir(parents=True)
     (tmp_path / "benchmarks" / "__init__.py").touch()
     (harness / "__init__.py").touch()
-    told = tmp_path / "told"
     (harness / "__main__.py").write_text(
-        f"import sys, pathlib\npathlib.Path({str(told)!r}).write_text(repr(sys.argv[1:]))\n"
-        "sys.exit(3)\n"
+        "import os, sys\nprint(os.getpid(), sys.argv[1:])\nsys.exit(3)\n"
     )
-    monkeypatch.setattr(stress, "_checkout", lambda: tmp_path)
-    assert run("stress", "--help", "--profile", "seed").code == 3
-    assert told.read_text() == "['--help', '--profile', 'seed']"
+    script = (
+        "import sys; from pathlib import Path; from receipt_label.cli import main, stress; "
+        f"stress._checkout = lambda: Path({str(tmp_path)!r}); sys.exit(main.main(sys.argv[1:]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "stress", "--help", "--profile", "seed"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as command:
+        told, _ = command.communicate(timeout=60)
+    assert command.returncode == 3
+    assert told == f"{command.pid} ['--help', '--profile', 'seed']\n"
 
 
 def test_the_checkout_is_where_the_packages_lie_or_one_works(

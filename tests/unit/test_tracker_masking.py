@@ -139,7 +139,9 @@ def raising(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "rule", [raising, lambda value: 5, lambda value: [value], lambda: None], ids=repr
+    "rule",
+    [raising, lambda value: 5, lambda value: [value], lambda: None],
+    ids=["raises", "a number", "a list", "no argument"],
 )
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_mask_that_fails_drops_the_content_and_keeps_the_figures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -26,7 +27,7 @@ from botocore.exceptions import (
 )
 from botocore.session import Session
 
-from benchmarks.chaos.log import read_log
+from benchmarks.chaos.log import Request, read_log, unknown_ids
 from benchmarks.chaos.messages import Message, reply_of
 from benchmarks.chaos.running import chaos_proxy
 from benchmarks.chaos.schedule import SHARES, Faults, Latency, Phase, Schedule
@@ -373,6 +374,45 @@ def test_an_engine_that_is_lost_is_no_fault_of_the_schedule(log: Path) -> None:
             client_of(rig.endpoint).batch_write_item(**batch_of("x"))
         (request,) = rig.stop()
     assert (request.fault, request.status, request.applied) == ("engine_lost", None, 0)
+
+
+def stop_during_a_write(rig: Rig, *, answered: bool) -> list[Request]:
+    """Stop the proxy while the engine has a batch; return the log. The engine answers after that,
+    or never."""
+
+    async def stop() -> None:
+        async with asyncio.timeout(5):
+            while not rig.engine.requests:
+                await asyncio.sleep(0.001)
+        stopping = asyncio.ensure_future(rig.proxy.stop())
+        await asyncio.sleep(0)
+        assert rig.engine.held is not None
+        if answered:
+            rig.engine.held.set()
+        await stopping
+
+    rig.engine.held = asyncio.Event()
+    with connect(rig) as connection:
+        connection.sendall(raw_request(json.dumps(batch_of(*NAMES)).encode()))
+        rig.run(stop())
+    return rig.stop()
+
+
+def test_a_write_under_way_at_the_end_is_noted_as_written(log: Path) -> None:
+    """The proxy waits for the engine's answer before it ends, and the log has it."""
+    with rigged(Faults(latency=Latency(seconds=60)), log) as rig:
+        (request,) = stop_during_a_write(rig, answered=True)
+    assert (request.fault, request.status) == ("none", None)
+    assert (request.applied, request.left) == (5, [])
+    assert not request.unknown
+
+
+def test_a_write_that_stays_unanswered_is_noted_as_unknown(log: Path) -> None:
+    """The proxy does not wait for ever; the ids are those that may be in the store or not."""
+    with rigged(Faults(), log, answer_seconds=0.05) as rig:
+        (request,) = requests = stop_during_a_write(rig, answered=False)
+    assert (request.fault, request.applied, request.unknown) == ("engine_lost", 0, True)
+    assert unknown_ids(requests) == set(NAMES)
 
 
 def test_what_is_no_http_harms_nobody_else(log: Path) -> None:
