@@ -114,7 +114,8 @@ class Call:
         error: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record what the vendor sent: anything that ``read_reply`` takes, or None.
+        """Record what the vendor sent: anything that ``read_reply`` takes, a Reply that it made, or
+        None.
 
         What cannot be read, and None, is recorded without usage, never with guessed figures; what
         ``read_reply`` skips is not recorded, nor is a ``Skipped`` handed in. ``status`` wins
@@ -157,7 +158,7 @@ class Call:
             log_fault(fault)
 
     def _read(self, response: object, url: str | None, http_status: int | None) -> Reply | Skipped:
-        if isinstance(response, Skipped):
+        if isinstance(response, (Reply, Skipped)):
             return response
         if response is None:
             return self._unread(url)
