@@ -213,10 +213,13 @@ class Recorder:
                 usage and usage.input_tokens,
                 usage and usage.output_tokens,
             )
-        answers = self._client.put_ai_usage_metrics(metrics)
-        for metric, answer in zip(metrics, answers, strict=True):
+        result = PutResult.STORED
+        for metric in metrics:
+            answer = self._client.put_ai_usage_metric(metric)
             self._observers.tell(metric, answer)
-        return next((answer for answer in answers if answer is not PutResult.STORED), answers[0])
+            if result is PutResult.STORED:
+                result = answer
+        return result
 
     def now(self) -> datetime:
         """Return the time that a record made here and now gets; aware, in UTC."""
@@ -239,7 +242,9 @@ class Recorder:
         variant = _both(merged.pop("price_context", None), price_context)
         for name, value in fields.items():
             if value is not None:
-                merged[name] = self._mask.id(as_id(name, value))
+                # A float is no id: the latency, of every call.
+                is_float = type(value) is float
+                merged[name] = value if is_float else self._mask.id(as_id(name, value))
         return merged, variant
 
     def _check_open(self) -> None:

@@ -59,6 +59,25 @@ _ID_BYTES = 256
 _REQUEST_ID_BYTES = 512
 _NOTHING = FrozenDict()
 _ids_of = attrgetter(*_ID_FIELDS)
+_NAME_FIELDS = ("model", "operation", "request_id")
+_names_of = attrgetter(*_NAME_FIELDS)
+_COUNT_FIELDS = (
+    "api_calls",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "total_tokens",
+)
+_counts_of = attrgetter(*_COUNT_FIELDS)
+
+# A metric is checked for every call of a pipeline. So whatever is plain (the type that it should
+# be, ASCII, far from every limit) passes by a look at it in place; only the rest goes to `checks`.
+_PLAIN_CHARACTERS = _ID_BYTES // 4
+_MAX_SERVICES = 256
+_services: set[str] = set()
+"""Services as they are kept, which were checked before. Emptied when full: no lock is needed."""
 
 
 class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
@@ -144,32 +163,45 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
 
 
 def _check_identity(metric: AIUsageMetric) -> None:
-    service = checks.check_service(metric.service)
-    if service is not metric.service:
-        force_setattr(metric, "service", service)
-    for name in ("model", "operation"):
-        value = getattr(metric, name)
-        text = checks.check_text(name, value, _ID_BYTES)
-        if text is None:
-            raise ValueError(f"{name}={value!r} is empty: name the {name}")
-        if text is not value:
-            force_setattr(metric, name, text)
+    if not (type(metric.service) is str and metric.service in _services):
+        _check_service(metric)
+    for name, value in zip(_NAME_FIELDS, _names_of(metric), strict=True):
+        if not (type(value) is str and 0 < len(value) <= _PLAIN_CHARACTERS and value.isascii()):
+            _check_name(metric, name, value)
     timestamp = checks.check_timestamp("timestamp", metric.timestamp)
     if timestamp is not metric.timestamp:
         force_setattr(metric, "timestamp", timestamp)
-    request_id = checks.check_text("request_id", metric.request_id, _REQUEST_ID_BYTES)
-    if request_id is not metric.request_id or request_id is None:
-        force_setattr(metric, "request_id", request_id or mint_request_id())
+
+
+def _check_service(metric: AIUsageMetric) -> None:
+    service = checks.check_service(metric.service)
+    if service is not metric.service:
+        force_setattr(metric, "service", service)
+    if len(_services) >= _MAX_SERVICES:
+        _services.clear()
+    _services.add(service)
+
+
+def _check_name(metric: AIUsageMetric, name: str, value: object) -> None:
+    is_request_id = name == "request_id"
+    text = checks.check_text(name, value, _REQUEST_ID_BYTES if is_request_id else _ID_BYTES)
+    if text is None:
+        if not is_request_id:
+            raise ValueError(f"{name}={value!r} is empty: name the {name}")
+        text = mint_request_id()
+    if text is not value:
+        force_setattr(metric, name, text)
 
 
 def _check_tokens(metric: AIUsageMetric) -> None:
-    if _count(metric, "api_calls") is None:
+    counts = _counts_of(metric)
+    for count in counts:
+        if count is not None and not (type(count) is int and 0 <= count <= checks.MAX_COUNT):
+            counts = tuple(_count(metric, name) for name in _COUNT_FIELDS)
+            break
+    calls, tokens_in, tokens_out, cached, written, reasoning, total = counts
+    if calls is None:
         raise ValueError("api_calls=None is no count: pass 1 for one call")
-    tokens_in = _count(metric, "input_tokens")
-    tokens_out = _count(metric, "output_tokens")
-    cached = _count(metric, "cached_input_tokens")
-    written = _count(metric, "cache_write_tokens")
-    reasoning = _count(metric, "reasoning_tokens")
     if tokens_in is not None and (cached or 0) + (written or 0) > tokens_in:
         raise ValueError(
             f"cached_input_tokens={cached} and cache_write_tokens={written} are more than "
@@ -180,7 +212,6 @@ def _check_tokens(metric: AIUsageMetric) -> None:
             f"reasoning_tokens={reasoning} is more than output_tokens={tokens_out}: "
             "output includes reasoning"
         )
-    total = _count(metric, "total_tokens", 2 * checks.MAX_COUNT)
     if tokens_in is not None and tokens_out is not None:
         expected = tokens_in + tokens_out
         if total is None:
@@ -199,11 +230,10 @@ def _check_tokens(metric: AIUsageMetric) -> None:
         force_setattr(metric, "usage_details", frozen or _NOTHING)
 
 
-def _count(metric: AIUsageMetric, name: str, limit: int = checks.MAX_COUNT) -> int | None:
+def _count(metric: AIUsageMetric, name: str) -> int | None:
     """Return a checked count, kept as a plain int: numpy's and enums' cannot be encoded."""
     value: int | None = getattr(metric, name)
-    if value is None or (type(value) is int and 0 <= value <= limit):
-        return value
+    limit = 2 * checks.MAX_COUNT if name == "total_tokens" else checks.MAX_COUNT
     count = checks.check_count(name, value, limit)
     if count is not value:
         force_setattr(metric, name, count)
@@ -212,6 +242,8 @@ def _count(metric: AIUsageMetric, name: str, limit: int = checks.MAX_COUNT) -> i
 
 def _choose(metric: AIUsageMetric, name: str, choices: frozenset[str]) -> None:
     value = getattr(metric, name)
+    if type(value) is str and value in choices:
+        return
     word = checks.check_choice(name, value, choices)
     if word is not value:
         force_setattr(metric, name, word)
@@ -247,18 +279,19 @@ def _check_money(metric: AIUsageMetric) -> None:
 
 
 def _check_attribution(metric: AIUsageMetric) -> None:
-    if metric.latency_ms is not None:
-        latency = checks.check_milliseconds("latency_ms", metric.latency_ms)
-        if latency is not metric.latency_ms:
-            force_setattr(metric, "latency_ms", latency)
+    latency = metric.latency_ms
+    if latency is not None and not (type(latency) is float and 0 <= latency <= checks.MAX_COUNT):
+        force_setattr(metric, "latency_ms", checks.check_milliseconds("latency_ms", latency))
     if metric.status != "complete":
         _choose(metric, "status", STATUSES)
     for name, value in zip(_ID_FIELDS, _ids_of(metric), strict=True):
-        if value is not None:
+        if value is not None and not (
+            type(value) is str and 0 < len(value) <= _PLAIN_CHARACTERS and value.isascii()
+        ):
             text = checks.check_text(name, value, _ID_BYTES)
             if text is not value:
                 force_setattr(metric, name, text)
-    if _count(metric, "github_pr") == 0:
+    if metric.github_pr is not None and _count(metric, "github_pr") == 0:
         raise ValueError("github_pr=0 is no pull request: pass its number, or None")
     if metric.error is not None:
         force_setattr(metric, "error", checks.cut_text(metric.error, checks.MAX_ERROR_BYTES))

@@ -229,8 +229,7 @@ def check_metadata(field: str, value: object) -> FrozenDict:
         return FrozenDict()
     if not (type(value) is dict or isinstance(value, Mapping)):
         raise ValueError(f"{field}={shown(value)} is no dict: metadata is a JSON object")
-    copy: FrozenDict = _copy_json(field, value, 1)
-    return copy
+    return FrozenDict(_copy_object(field, value, 1))
 
 
 def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - one branch per JSON type
@@ -265,7 +264,9 @@ def _copy_object(path: str, value: Mapping[Any, Any], depth: int) -> dict[str, A
     """Return a copy with checked keys and values; plain values of one level take no detour."""
     copy: dict[str, Any] = {}
     for key, inner in value.items():
-        if not isinstance(key, str) or not key or byte_length(path, key) > MAX_KEY_BYTES:
+        if not (type(key) is str and 0 < len(key) <= MAX_KEY_BYTES and key.isascii()) and (
+            not isinstance(key, str) or not key or byte_length(path, key) > MAX_KEY_BYTES
+        ):
             raise ValueError(f"{path} has the key {shown(key)}: keys are text, 1 to 1024 bytes")
         kind = type(inner)
         if not (
