@@ -38,6 +38,9 @@ MAX_ERROR_BYTES = 4096
 MAX_DETAILS = 64
 MAX_METADATA_DEPTH = 30
 MAX_KEY_BYTES = 1024
+_PLAIN_AMOUNT = 38
+"""Characters of an amount that is within every limit when it is written without an exponent."""
+
 _SHOWN = 60
 
 
@@ -108,8 +111,10 @@ def check_money(field: str, value: object) -> Decimal | None:
     """Return exact USD, or None. Floats are refused: they are not the decimals they look like."""
     if value is None:
         return None
-    if type(value) is Decimal and _is_plain_amount(*value.as_tuple()):
-        return value
+    if type(value) is Decimal:
+        text = str(value)
+        if len(text) <= _PLAIN_AMOUNT and text.replace(".", "", 1).isdigit():
+            return value
     if type(value) is int or type(value) is str:
         value = _parse_money(field, value)
     if not isinstance(value, Decimal):
@@ -128,17 +133,6 @@ def check_money(field: str, value: object) -> Decimal | None:
     if not -130 <= value.adjusted() <= 125:  # noqa: PLR2004
         raise ValueError(f"{field}={value} is outside 1E-130 to 9.99E+125, what DynamoDB can keep")
     return value
-
-
-def _is_plain_amount(sign: int, digits: tuple[int, ...], exponent: int | str) -> bool:
-    """Whether an amount is above 0 and needs no second look: most of them."""
-    return (
-        type(exponent) is int  # a text where it is infinite or no number, which has no digits
-        and sign == 0
-        and digits[0] != 0
-        and len(digits) <= 38  # noqa: PLR2004 - as below
-        and -130 <= exponent + len(digits) - 1 <= 125  # noqa: PLR2004 - as below
-    )
 
 
 def _parse_money(field: str, value: int | str) -> Decimal:

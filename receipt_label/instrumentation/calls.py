@@ -101,7 +101,7 @@ class Call:
     def elapsed_ms(self, until: float | None = None) -> float:
         """Return the milliseconds from the start of the call to ``until`` (seconds), or to now."""
         end = self.instrument.clock() if until is None else until
-        return round((end - self.started) * 1000, 3)
+        return int((end - self.started) * 1e6 + 0.5) / 1000  # a tenth of what round() takes
 
     def reply(
         self,

@@ -51,8 +51,13 @@ class Exchange(Call):
     def __init__(
         self, instrument: Instrument, route: Route, service: str | None, model: str | None
     ) -> None:
-        super().__init__(instrument, route.url, service, route.operation, model)
-        self.address = route.url
+        # What Call does, in place: it is made for every request.
+        self.instrument = instrument
+        self.url = self.address = route.url
+        self.service = service
+        self.operation = route.operation
+        self.request_model = model
+        self.started = instrument.clock()
         self.fetches = route.fetches
         self.quick = route.quick
         self.answered = False

@@ -33,6 +33,9 @@ _FIRST: Final = datetime(2015, 1, 1, tzinfo=UTC).timestamp()
 _DAY: Final = 86_400
 _ID_CHARACTERS: Final = 128  # 512 bytes at most
 
+_REASONS: Final = frozenset("stop length tool_calls end_turn tool_use max_tokens".split())
+"""The words for it that most replies have; any other is looked at by a regular expression."""
+
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 _Zero = Literal[0] | None
 _Absent = Annotated[str, msgspec.Meta(min_length=1, max_length=0)]
@@ -296,7 +299,7 @@ def _reply(
         or not (created is None or _FIRST <= created <= time.time() + _DAY)
     ):
         return None
-    finish = None if reason is None else word(reason)
+    finish = reason if reason is None or reason in _REASONS else word(reason)
     return Reply(
         service=service,
         model=model,
