@@ -42,6 +42,7 @@ _NO_KEYS: Final[frozenset[str]] = frozenset()
 _clean: dict[str, None] = {}
 _kinds: dict[str, Kind | None] = {}
 _plain_keys: dict[str, None] = {}
+_clean_ids: dict[str, None] = {}
 
 
 def mask(value: Any, *, keys: Iterable[str] = (), keep_content: bool = True) -> Any:
@@ -246,9 +247,14 @@ class RecordMask:
     def id(self, text: Any) -> Any:
         """Return an id without credentials. Addresses and numbers stay: ids are there to tell
         users and orders apart."""
-        if not self._active or type(text) is not str or text in _clean:
+        if not self._active or type(text) is not str or text in _clean_ids:
             return text
-        return mask_credentials(text)
+        masked = mask_credentials(text)
+        if masked is text and len(text) <= _SHORT:
+            if len(_clean_ids) >= _CACHED:
+                _clean_ids.clear()
+            _clean_ids[text] = None
+        return masked
 
     def message(self, text: str) -> str:
         """Return a message for the log, which quotes values that were refused."""

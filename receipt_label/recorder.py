@@ -108,7 +108,7 @@ class Recorder:
                 model=model,
                 operation=operation or made["metadata"].get("operation_type"),
                 timestamp=self._now() if timestamp is None else timestamp,
-                request_id=request_id or "",
+                request_id=request_id or mint_request_id(),
                 api_calls=api_calls,
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,

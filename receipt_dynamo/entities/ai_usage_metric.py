@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any
@@ -59,22 +59,22 @@ _ID_BYTES = 256
 _REQUEST_ID_BYTES = 512
 _NOTHING = FrozenDict()
 _ids_of = attrgetter(*_ID_FIELDS)
-_NAME_FIELDS = ("model", "operation", "request_id")
-_names_of = attrgetter(*_NAME_FIELDS)
-_COUNT_FIELDS = (
+_names_of = attrgetter("service", "model", "operation", "request_id", "timestamp")
+_figures_of = attrgetter(
     "api_calls",
     "input_tokens",
     "output_tokens",
     "cached_input_tokens",
     "cache_write_tokens",
     "reasoning_tokens",
-    "total_tokens",
+    "cost_usd",
+    "price_source",
+    "latency_ms",
 )
-_counts_of = attrgetter(*_COUNT_FIELDS)
-
-# A metric is checked for every call of a pipeline. So whatever is plain (the type that it should
-# be, ASCII, far from every limit) passes by a look at it in place; only the rest goes to `checks`.
-_PLAIN_CHARACTERS = _ID_BYTES // 4
+_unusual_fields_of = attrgetter(
+    "total_tokens", "provider_cost_usd", "unpriced_reason", "github_pr", "error"
+)
+_NO_UNUSUAL = (None,) * 5
 _MAX_SERVICES = 256
 _services: set[str] = set()
 """Services as they are kept, which were checked before. Emptied when full: no lock is needed."""
@@ -132,10 +132,14 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
     metadata: Mapping[str, Any] = _NOTHING
 
     def __post_init__(self) -> None:
-        _check_identity(self)
-        _check_tokens(self)
-        _check_money(self)
-        _check_attribution(self)
+        if _is_plain(self):  # most are, and a metric is made for every call of a pipeline
+            force_setattr(self, "total_tokens", self.input_tokens + self.output_tokens)  # type: ignore[operator]
+        else:
+            _check_identity(self)
+            _check_tokens(self)
+            _check_money(self)
+            _check_attribution(self)
+        _freeze(self)
 
     def __hash__(self) -> int:
         return hash(self.identity)
@@ -162,46 +166,83 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
         return from_item(item)
 
 
+def _is_plain(metric: AIUsageMetric) -> bool:
+    """Whether a metric is priced, complete, and every field of it as it is to be kept.
+
+    Then the checks would change nothing but the total (tests/unit/test_metric_plain.py). What is
+    not so plain (a subclass of str, a text that is not ASCII, another time zone) they look at.
+    """
+    service, model, operation, request_id, time = _names_of(metric)
+    calls, sent, made, read, written, thought, cost, source, latency = _figures_of(metric)
+    most = checks.MAX_COUNT
+    if not (
+        type(service) is str
+        and service in _services
+        and type(model) is type(operation) is type(request_id) is str
+        and 0 < len(model) <= _ID_BYTES
+        and 0 < len(operation) <= _ID_BYTES
+        and 0 < len(request_id) <= _REQUEST_ID_BYTES
+        and model.isascii()
+        and operation.isascii()
+        and request_id.isascii()
+        and type(time) is datetime
+        and time.tzinfo is UTC
+    ):
+        return False
+    if not (
+        type(calls) is type(sent) is type(made) is int
+        and 0 <= calls <= most
+        and 0 <= sent <= most
+        and 0 <= made <= most
+        and (read is None or (type(read) is int and 0 <= read <= sent))
+        and (written is None or (type(written) is int and 0 <= written <= sent - (read or 0)))
+        and (thought is None or (type(thought) is int and 0 <= thought <= made))
+        and type(source) is str
+        and source in PRICE_SOURCES
+        and checks.is_plain_money(cost)
+        and (latency is None or (type(latency) is float and 0 <= latency <= most))
+        and metric.status == "complete"
+        and _unusual_fields_of(metric) == _NO_UNUSUAL
+    ):
+        return False
+    for text in _ids_of(metric):
+        if text is not None and not (
+            type(text) is str and 0 < len(text) <= _ID_BYTES and text.isascii()
+        ):
+            return False
+    return True
+
+
 def _check_identity(metric: AIUsageMetric) -> None:
-    if not (type(metric.service) is str and metric.service in _services):
-        _check_service(metric)
-    for name, value in zip(_NAME_FIELDS, _names_of(metric), strict=True):
-        if not (type(value) is str and 0 < len(value) <= _PLAIN_CHARACTERS and value.isascii()):
-            _check_name(metric, name, value)
-    timestamp = checks.check_timestamp("timestamp", metric.timestamp)
-    if timestamp is not metric.timestamp:
-        force_setattr(metric, "timestamp", timestamp)
-
-
-def _check_service(metric: AIUsageMetric) -> None:
     service = checks.check_service(metric.service)
     if service is not metric.service:
         force_setattr(metric, "service", service)
     if len(_services) >= _MAX_SERVICES:
         _services.clear()
     _services.add(service)
-
-
-def _check_name(metric: AIUsageMetric, name: str, value: object) -> None:
-    is_request_id = name == "request_id"
-    text = checks.check_text(name, value, _REQUEST_ID_BYTES if is_request_id else _ID_BYTES)
-    if text is None:
-        if not is_request_id:
+    for name in ("model", "operation"):
+        value = getattr(metric, name)
+        text = checks.check_text(name, value, _ID_BYTES)
+        if text is None:
             raise ValueError(f"{name}={value!r} is empty: name the {name}")
-        text = mint_request_id()
-    if text is not value:
-        force_setattr(metric, name, text)
+        if text is not value:
+            force_setattr(metric, name, text)
+    timestamp = checks.check_timestamp("timestamp", metric.timestamp)
+    if timestamp is not metric.timestamp:
+        force_setattr(metric, "timestamp", timestamp)
+    request_id = checks.check_text("request_id", metric.request_id, _REQUEST_ID_BYTES)
+    if request_id is not metric.request_id or request_id is None:
+        force_setattr(metric, "request_id", request_id or mint_request_id())
 
 
 def _check_tokens(metric: AIUsageMetric) -> None:
-    counts = _counts_of(metric)
-    for count in counts:
-        if count is not None and not (type(count) is int and 0 <= count <= checks.MAX_COUNT):
-            counts = tuple(_count(metric, name) for name in _COUNT_FIELDS)
-            break
-    calls, tokens_in, tokens_out, cached, written, reasoning, total = counts
-    if calls is None:
+    if _count(metric, "api_calls") is None:
         raise ValueError("api_calls=None is no count: pass 1 for one call")
+    tokens_in = _count(metric, "input_tokens")
+    tokens_out = _count(metric, "output_tokens")
+    cached = _count(metric, "cached_input_tokens")
+    written = _count(metric, "cache_write_tokens")
+    reasoning = _count(metric, "reasoning_tokens")
     if tokens_in is not None and (cached or 0) + (written or 0) > tokens_in:
         raise ValueError(
             f"cached_input_tokens={cached} and cache_write_tokens={written} are more than "
@@ -212,6 +253,7 @@ def _check_tokens(metric: AIUsageMetric) -> None:
             f"reasoning_tokens={reasoning} is more than output_tokens={tokens_out}: "
             "output includes reasoning"
         )
+    total = _count(metric, "total_tokens", 2 * checks.MAX_COUNT)
     if tokens_in is not None and tokens_out is not None:
         expected = tokens_in + tokens_out
         if total is None:
@@ -224,16 +266,13 @@ def _check_tokens(metric: AIUsageMetric) -> None:
         raise ValueError(
             f"total_tokens={total} cannot be told apart: give input_tokens and output_tokens"
         )
-    details = metric.usage_details
-    if details is not _NOTHING:
-        frozen = checks.check_details("usage_details", details)
-        force_setattr(metric, "usage_details", frozen or _NOTHING)
 
 
-def _count(metric: AIUsageMetric, name: str) -> int | None:
+def _count(metric: AIUsageMetric, name: str, limit: int = checks.MAX_COUNT) -> int | None:
     """Return a checked count, kept as a plain int: numpy's and enums' cannot be encoded."""
     value: int | None = getattr(metric, name)
-    limit = 2 * checks.MAX_COUNT if name == "total_tokens" else checks.MAX_COUNT
+    if value is None or (type(value) is int and 0 <= value <= limit):
+        return value
     count = checks.check_count(name, value, limit)
     if count is not value:
         force_setattr(metric, name, count)
@@ -242,8 +281,6 @@ def _count(metric: AIUsageMetric, name: str) -> int | None:
 
 def _choose(metric: AIUsageMetric, name: str, choices: frozenset[str]) -> None:
     value = getattr(metric, name)
-    if type(value) is str and value in choices:
-        return
     word = checks.check_choice(name, value, choices)
     if word is not value:
         force_setattr(metric, name, word)
@@ -279,22 +316,29 @@ def _check_money(metric: AIUsageMetric) -> None:
 
 
 def _check_attribution(metric: AIUsageMetric) -> None:
-    latency = metric.latency_ms
-    if latency is not None and not (type(latency) is float and 0 <= latency <= checks.MAX_COUNT):
-        force_setattr(metric, "latency_ms", checks.check_milliseconds("latency_ms", latency))
+    if metric.latency_ms is not None:
+        latency = checks.check_milliseconds("latency_ms", metric.latency_ms)
+        if latency is not metric.latency_ms:
+            force_setattr(metric, "latency_ms", latency)
     if metric.status != "complete":
         _choose(metric, "status", STATUSES)
     for name, value in zip(_ID_FIELDS, _ids_of(metric), strict=True):
-        if value is not None and not (
-            type(value) is str and 0 < len(value) <= _PLAIN_CHARACTERS and value.isascii()
-        ):
+        if value is not None:
             text = checks.check_text(name, value, _ID_BYTES)
             if text is not value:
                 force_setattr(metric, name, text)
-    if metric.github_pr is not None and _count(metric, "github_pr") == 0:
+    if _count(metric, "github_pr") == 0:
         raise ValueError("github_pr=0 is no pull request: pass its number, or None")
     if metric.error is not None:
         force_setattr(metric, "error", checks.cut_text(metric.error, checks.MAX_ERROR_BYTES))
+
+
+def _freeze(metric: AIUsageMetric) -> None:
+    """Check what holds further values, and keep a copy of it that cannot be changed."""
+    details = metric.usage_details
+    if details is not _NOTHING:
+        frozen = checks.check_details("usage_details", details)
+        force_setattr(metric, "usage_details", frozen or _NOTHING)
     metadata = metric.metadata
     if metadata is not _NOTHING:
         frozen = checks.check_metadata("metadata", metadata)

@@ -29,6 +29,7 @@ __all__ = [
     "check_text",
     "check_timestamp",
     "cut_text",
+    "is_plain_money",
 ]
 
 MAX_COUNT = 10**12
@@ -107,14 +108,20 @@ def check_count(field: str, value: object, limit: int = MAX_COUNT) -> int | None
     )
 
 
+def is_plain_money(value: object) -> bool:
+    """Whether an amount is a Decimal within every limit, written without an exponent."""
+    if type(value) is not Decimal:
+        return False
+    text = str(value)
+    return len(text) <= _PLAIN_AMOUNT and text.replace(".", "", 1).isdigit()
+
+
 def check_money(field: str, value: object) -> Decimal | None:
     """Return exact USD, or None. Floats are refused: they are not the decimals they look like."""
     if value is None:
         return None
-    if type(value) is Decimal:
-        text = str(value)
-        if len(text) <= _PLAIN_AMOUNT and text.replace(".", "", 1).isdigit():
-            return value
+    if is_plain_money(value):
+        return value  # type: ignore[return-value]  # it is a Decimal
     if type(value) is int or type(value) is str:
         value = _parse_money(field, value)
     if not isinstance(value, Decimal):
