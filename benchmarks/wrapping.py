@@ -23,9 +23,11 @@ from benchmarks.samples import (
     client_of,
     in_fresh_process,
     private_directory,
+    ready_metric,
     time_calls,
 )
 from receipt_label import AIUsageTracker
+from receipt_label.usage.quick import quick_reader
 
 __all__ = ["run"]
 
@@ -102,6 +104,38 @@ def _pairs(bare: Operation, wrapped: Operation, pairs: int) -> list[array[int]]:
     return taken
 
 
+def _after(call: Operation, operation: Operation, count: int) -> array[int]:
+    """Return nanoseconds of an operation right after a call of the SDK: its code and data are out
+    of the processor's caches then, which is how a pipeline meets it."""
+    taken = array("q")
+    clock = time.perf_counter_ns
+    for _ in range(count):
+        call()
+        start = clock()
+        operation()
+        taken.append(clock() - start)
+    return taken
+
+
+def _parts(tracker: AIUsageTracker, call: Operation, count: int) -> list[Row]:
+    """Time what a wrapped call is made of, each part alone, right after a bare call."""
+    body, metric = _bodies()[0], ready_metric()
+    reader = quick_reader("https://api.openai.com/v1/chat/completions")
+    assert reader is not None
+    reply = reader(body, "gpt-4o")
+    assert reply is not None
+    parts: tuple[tuple[str, Operation], ...] = (
+        ("nothing", lambda: None),
+        ("reading the bytes of the reply", lambda: reader(body, "gpt-4o")),
+        ("record_reply of what was read", lambda: tracker.record_reply(reply, latency_ms=1.5)),
+        ("of that, put of its metric", lambda: tracker.client.put_ai_usage_metric(metric)),
+    )
+    return [
+        Row(f"after a bare call: {name}", timings(_after(call, operation, count)))
+        for name, operation in parts
+    ]
+
+
 def _measure(directory: Path, pairs: int) -> list[Row]:
     """Time pairs of calls. What is spooled nobody delivers: the process ends."""
     tracker = AIUsageTracker(client_of(directory / "usage"))
@@ -121,6 +155,7 @@ def _measure(directory: Path, pairs: int) -> list[Row]:
         median = max(0.0, statistics.median(added) / 1000)  # of a few pairs it may be noise
         rows.append(Row(f"{name}: what wrapping adds", {"p50": median}, goal=goal))
     direct = time_calls(lambda: tracker.record_response(REPLY), pairs)
+    rows += _parts(tracker, _call(bare), pairs)
     return [*rows, Row("record_response of the reply", timings(direct), yardstick=True)]
 
 

@@ -41,6 +41,8 @@ _NO_KEYS: Final[frozenset[str]] = frozenset()
 # Only what is clean is remembered, so no secret stays in memory. Emptied when full: no lock needed.
 _clean: dict[str, None] = {}
 _kinds: dict[str, Kind | None] = {}
+_plain_keys: dict[str, None] = {}
+_clean_ids: dict[str, None] = {}
 
 
 def mask(value: Any, *, keys: Iterable[str] = (), keep_content: bool = True) -> Any:
@@ -188,6 +190,16 @@ def _kind(name: str) -> Kind | None:
     return kind  # type: ignore[return-value]  # the sentinel is gone
 
 
+def _is_plain_key(name: str) -> bool:
+    """Whether a key is clean itself and says nothing of its value."""
+    if _kind(name) is not None or len(name) > _SHORT or _short(name) is not name:
+        return False
+    if len(_plain_keys) >= _CACHED:
+        _plain_keys.clear()
+    _plain_keys[name] = None
+    return True
+
+
 def _number(value: int) -> Any:
     return "[card]" if value >= _SMALL and value < 10**19 and is_card(str(int(value))) else value
 
@@ -235,9 +247,14 @@ class RecordMask:
     def id(self, text: Any) -> Any:
         """Return an id without credentials. Addresses and numbers stay: ids are there to tell
         users and orders apart."""
-        if not self._active or type(text) is not str or text in _clean:
+        if not self._active or type(text) is not str or text in _clean_ids:
             return text
-        return mask_credentials(text)
+        masked = mask_credentials(text)
+        if masked is text and len(text) <= _SHORT:
+            if len(_clean_ids) >= _CACHED:
+                _clean_ids.clear()
+            _clean_ids[text] = None
+        return masked
 
     def message(self, text: str) -> str:
         """Return a message for the log, which quotes values that were refused."""
@@ -248,11 +265,13 @@ class RecordMask:
         if type(metadata) is not dict or len(metadata) > _FEW or depth > _FEW:
             return False
         for key, value in metadata.items():
-            if type(key) is not str or _kind(key) is not None or _short(key) is not key:
+            if type(key) is not str or not (key in _plain_keys or _is_plain_key(key)):
                 return False
             kind = type(value)
             if kind is str:
-                if value not in _clean and (len(value) > _SHORT or _short(value) is not value):
+                if not (value in _clean or len(value) < _SHORTEST) and (
+                    len(value) > _SHORT or _short(value) is not value
+                ):
                     return False
             elif kind is int:
                 if value >= _SMALL:

@@ -206,11 +206,15 @@ def _reduced(reply: Reply, refused: ValueError) -> Reply:
 def _clean(text: str | None) -> str | None:
     if not text:
         return None
+    if text.isascii():
+        return text[:_ID_BYTES]
     return text.encode("utf-8", "replace")[:_ID_BYTES].decode("utf-8", "ignore")
 
 
 def _fits(response_id: str) -> bool:
     """Return whether the vendor's id can be a request id as it stands."""
+    if response_id.isascii():
+        return len(response_id) <= _REQUEST_ID_BYTES
     try:
         return len(response_id.encode()) <= _REQUEST_ID_BYTES
     except UnicodeEncodeError:
@@ -238,14 +242,13 @@ def _build(
         "error": reply.error,
     }
     if usage is not None:
-        merged.update(
-            input_tokens=usage.input_tokens,
-            cached_input_tokens=usage.cached_input_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            usage_details=dict(usage.details),
-        )
+        merged["input_tokens"] = usage.input_tokens
+        merged["cached_input_tokens"] = usage.cached_input_tokens
+        merged["cache_write_tokens"] = usage.cache_write_tokens
+        merged["output_tokens"] = usage.output_tokens
+        merged["reasoning_tokens"] = usage.reasoning_tokens
+        if usage.details:
+            merged["usage_details"] = usage.details
     merged.update(fields)
     merged["metadata"] = _metadata(reply, merged["model"], fields.get("metadata"))
     if merged.get("cost_usd") is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any
@@ -59,6 +59,25 @@ _ID_BYTES = 256
 _REQUEST_ID_BYTES = 512
 _NOTHING = FrozenDict()
 _ids_of = attrgetter(*_ID_FIELDS)
+_names_of = attrgetter("service", "model", "operation", "request_id", "timestamp")
+_figures_of = attrgetter(
+    "api_calls",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_usd",
+    "price_source",
+    "latency_ms",
+)
+_unusual_fields_of = attrgetter(
+    "total_tokens", "provider_cost_usd", "unpriced_reason", "github_pr", "error"
+)
+_NO_UNUSUAL = (None,) * 5
+_MAX_SERVICES = 256
+_services: set[str] = set()
+"""Services as they are kept, which were checked before. Emptied when full: no lock is needed."""
 
 
 class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
@@ -113,10 +132,14 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
     metadata: Mapping[str, Any] = _NOTHING
 
     def __post_init__(self) -> None:
-        _check_identity(self)
-        _check_tokens(self)
-        _check_money(self)
-        _check_attribution(self)
+        if _is_plain(self):  # most are, and a metric is made for every call of a pipeline
+            force_setattr(self, "total_tokens", self.input_tokens + self.output_tokens)  # type: ignore[operator]
+        else:
+            _check_identity(self)
+            _check_tokens(self)
+            _check_money(self)
+            _check_attribution(self)
+        _freeze(self)
 
     def __hash__(self) -> int:
         return hash(self.identity)
@@ -143,10 +166,60 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
         return from_item(item)
 
 
+def _is_plain(metric: AIUsageMetric) -> bool:
+    """Whether a metric is priced, complete, and every field of it as it is to be kept.
+
+    Then the checks would change nothing but the total (tests/unit/test_metric_plain.py). What is
+    not so plain (a subclass of str, a text that is not ASCII, another time zone) they look at.
+    """
+    service, model, operation, request_id, time = _names_of(metric)
+    calls, sent, made, read, written, thought, cost, source, latency = _figures_of(metric)
+    most = checks.MAX_COUNT
+    if not (
+        type(service) is str
+        and service in _services
+        and type(model) is type(operation) is type(request_id) is str
+        and 0 < len(model) <= _ID_BYTES
+        and 0 < len(operation) <= _ID_BYTES
+        and 0 < len(request_id) <= _REQUEST_ID_BYTES
+        and model.isascii()
+        and operation.isascii()
+        and request_id.isascii()
+        and type(time) is datetime
+        and time.tzinfo is UTC
+    ):
+        return False
+    if not (
+        type(calls) is type(sent) is type(made) is int
+        and 0 <= calls <= most
+        and 0 <= sent <= most
+        and 0 <= made <= most
+        and (read is None or (type(read) is int and 0 <= read <= sent))
+        and (written is None or (type(written) is int and 0 <= written <= sent - (read or 0)))
+        and (thought is None or (type(thought) is int and 0 <= thought <= made))
+        and type(source) is str
+        and source in PRICE_SOURCES
+        and checks.is_plain_money(cost)
+        and (latency is None or (type(latency) is float and 0 <= latency <= most))
+        and metric.status == "complete"
+        and _unusual_fields_of(metric) == _NO_UNUSUAL
+    ):
+        return False
+    for text in _ids_of(metric):
+        if text is not None and not (
+            type(text) is str and 0 < len(text) <= _ID_BYTES and text.isascii()
+        ):
+            return False
+    return True
+
+
 def _check_identity(metric: AIUsageMetric) -> None:
     service = checks.check_service(metric.service)
     if service is not metric.service:
         force_setattr(metric, "service", service)
+    if len(_services) >= _MAX_SERVICES:
+        _services.clear()
+    _services.add(service)
     for name in ("model", "operation"):
         value = getattr(metric, name)
         text = checks.check_text(name, value, _ID_BYTES)
@@ -193,10 +266,6 @@ def _check_tokens(metric: AIUsageMetric) -> None:
         raise ValueError(
             f"total_tokens={total} cannot be told apart: give input_tokens and output_tokens"
         )
-    details = metric.usage_details
-    if details is not _NOTHING:
-        frozen = checks.check_details("usage_details", details)
-        force_setattr(metric, "usage_details", frozen or _NOTHING)
 
 
 def _count(metric: AIUsageMetric, name: str, limit: int = checks.MAX_COUNT) -> int | None:
@@ -262,6 +331,14 @@ def _check_attribution(metric: AIUsageMetric) -> None:
         raise ValueError("github_pr=0 is no pull request: pass its number, or None")
     if metric.error is not None:
         force_setattr(metric, "error", checks.cut_text(metric.error, checks.MAX_ERROR_BYTES))
+
+
+def _freeze(metric: AIUsageMetric) -> None:
+    """Check what holds further values, and keep a copy of it that cannot be changed."""
+    details = metric.usage_details
+    if details is not _NOTHING:
+        frozen = checks.check_details("usage_details", details)
+        force_setattr(metric, "usage_details", frozen or _NOTHING)
     metadata = metric.metadata
     if metadata is not _NOTHING:
         frozen = checks.check_metadata("metadata", metadata)

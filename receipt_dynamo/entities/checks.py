@@ -29,6 +29,7 @@ __all__ = [
     "check_text",
     "check_timestamp",
     "cut_text",
+    "is_plain_money",
 ]
 
 MAX_COUNT = 10**12
@@ -38,6 +39,9 @@ MAX_ERROR_BYTES = 4096
 MAX_DETAILS = 64
 MAX_METADATA_DEPTH = 30
 MAX_KEY_BYTES = 1024
+_PLAIN_AMOUNT = 38
+"""Characters of an amount that is within every limit when it is written without an exponent."""
+
 _SHOWN = 60
 
 
@@ -104,12 +108,20 @@ def check_count(field: str, value: object, limit: int = MAX_COUNT) -> int | None
     )
 
 
+def is_plain_money(value: object) -> bool:
+    """Whether an amount is a Decimal within every limit, written without an exponent."""
+    if type(value) is not Decimal:
+        return False
+    text = str(value)
+    return len(text) <= _PLAIN_AMOUNT and text.replace(".", "", 1).isdigit()
+
+
 def check_money(field: str, value: object) -> Decimal | None:
     """Return exact USD, or None. Floats are refused: they are not the decimals they look like."""
     if value is None:
         return None
-    if type(value) is Decimal and _is_plain_amount(*value.as_tuple()):
-        return value
+    if is_plain_money(value):
+        return value  # type: ignore[return-value]  # it is a Decimal
     if type(value) is int or type(value) is str:
         value = _parse_money(field, value)
     if not isinstance(value, Decimal):
@@ -128,17 +140,6 @@ def check_money(field: str, value: object) -> Decimal | None:
     if not -130 <= value.adjusted() <= 125:  # noqa: PLR2004
         raise ValueError(f"{field}={value} is outside 1E-130 to 9.99E+125, what DynamoDB can keep")
     return value
-
-
-def _is_plain_amount(sign: int, digits: tuple[int, ...], exponent: int | str) -> bool:
-    """Whether an amount is above 0 and needs no second look: most of them."""
-    return (
-        type(exponent) is int  # a text where it is infinite or no number, which has no digits
-        and sign == 0
-        and digits[0] != 0
-        and len(digits) <= 38  # noqa: PLR2004 - as below
-        and -130 <= exponent + len(digits) - 1 <= 125  # noqa: PLR2004 - as below
-    )
 
 
 def _parse_money(field: str, value: int | str) -> Decimal:
@@ -229,8 +230,7 @@ def check_metadata(field: str, value: object) -> FrozenDict:
         return FrozenDict()
     if not (type(value) is dict or isinstance(value, Mapping)):
         raise ValueError(f"{field}={shown(value)} is no dict: metadata is a JSON object")
-    copy: FrozenDict = _copy_json(field, value, 1)
-    return copy
+    return FrozenDict(_copy_object(field, value, 1))
 
 
 def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - one branch per JSON type
@@ -265,7 +265,9 @@ def _copy_object(path: str, value: Mapping[Any, Any], depth: int) -> dict[str, A
     """Return a copy with checked keys and values; plain values of one level take no detour."""
     copy: dict[str, Any] = {}
     for key, inner in value.items():
-        if not isinstance(key, str) or not key or byte_length(path, key) > MAX_KEY_BYTES:
+        if not (type(key) is str and 0 < len(key) <= MAX_KEY_BYTES and key.isascii()) and (
+            not isinstance(key, str) or not key or byte_length(path, key) > MAX_KEY_BYTES
+        ):
             raise ValueError(f"{path} has the key {shown(key)}: keys are text, 1 to 1024 bytes")
         kind = type(inner)
         if not (

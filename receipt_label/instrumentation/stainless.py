@@ -28,6 +28,7 @@ from receipt_label.instrumentation.calls import (
 from receipt_label.instrumentation.event_log import body_of
 from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.usage.address import locate
+from receipt_label.usage.quick import QuickReader, quick_reader
 
 __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 
@@ -42,16 +43,23 @@ class Exchange(Call):
     """One ``client.request``, from its start to the last of its answers.
 
     ``address`` is what the SDK was asked for; ``fetches``: by a GET, which makes nothing new.
+    ``quick`` reads its whole answer the short way, where there is one.
     """
 
-    __slots__ = ("address", "answered", "fetches", "hide_usage")
+    __slots__ = ("address", "answered", "fetches", "hide_usage", "quick")
 
     def __init__(
         self, instrument: Instrument, route: Route, service: str | None, model: str | None
     ) -> None:
-        super().__init__(instrument, route.url, service, route.operation, model)
-        self.address = route.url
+        # What Call does, in place: it is made for every request.
+        self.instrument = instrument
+        self.url = self.address = route.url
+        self.service = service
+        self.operation = route.operation
+        self.request_model = model
+        self.started = instrument.clock()
         self.fetches = route.fetches
+        self.quick = route.quick
         self.answered = False
         self.hide_usage = False
 
@@ -63,16 +71,17 @@ class Route(NamedTuple):
     operation: str | None
     fetches: bool
     watched: bool
+    quick: QuickReader | None
 
 
 @functools.lru_cache(maxsize=512)
-def _route(base: str, method: str, path: str) -> Route:
+def _route(base: str, method: str, path: str, service: str | None) -> Route:
     absolute = path.startswith(("http://", "https://"))
     url = path if absolute else f"{base.rstrip('/')}/{path.lstrip('/')}"
     where = locate(url)
     fetches = method.upper() == "GET"
     watched = where.never_billed is None and (fetches or where.operation is not None)
-    return Route(url, where.operation, fetches, watched)
+    return Route(url, where.operation, fetches, watched, quick_reader(url, service))
 
 
 class Dialect:
@@ -230,11 +239,12 @@ class _Hooks:
             base = self._client.base_url
             if base is not self._base[0]:  # as text it takes longer than all the rest of this
                 self._base = base, str(base)
-            route = _route(self._base[1], options.method, options.url)
+            route = _route(self._base[1], options.method, options.url, self._service)
             if not route.watched or is_suppressed():
                 return None
             body = options.json_data
-            model = body.get("model") if isinstance(body, Mapping) else None
+            is_mapping = type(body) is dict or isinstance(body, Mapping)
+            model = body.get("model") if is_mapping else None
             asked = model if isinstance(model, str) else None
             return Exchange(self._instrument, route, self._service, asked)
         except Exception as fault:
@@ -273,8 +283,13 @@ class _Hooks:
                 record.metadata.update(metadata)
                 return
             content = response.content
+            reply: object = None
+            if exchange.quick is not None:
+                reply = exchange.quick(content, exchange.request_model)
+            if reply is None:
+                reply = content if content.startswith(_EVENTS) else body_of(content)
             exchange.reply(
-                content if content.startswith(_EVENTS) else body_of(content),
+                reply,
                 url=str(response.url) if self._rewrites else None,
                 metadata=metadata,
             )

@@ -20,7 +20,7 @@ Details = dict[str, int | float]
 NOTHING: Final[Json] = {}
 
 # No single call uses a trillion tokens. The bound also keeps a count within 64 bits (SQLite).
-_MOST: Final = 10**12
+MAX_TOKENS: Final = 10**12
 _WORD: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _RAW_DEPTH: Final = 4
 _RAW_ITEMS: Final = 64
@@ -46,7 +46,7 @@ def count(value: object) -> int | None:
     that is not a whole number from 0 to a trillion: text, truth values, NaN, negatives.
     """
     if type(value) is int:
-        if 0 <= value <= _MOST:
+        if 0 <= value <= MAX_TOKENS:
             return value
     elif value is None:
         return None
@@ -61,7 +61,7 @@ def quantity(value: object) -> int | float:
     """Return a non-negative finite number (seconds, pages), else raise InconsistentUsageError."""
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         finite = value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
-        if finite and 0 <= value <= _MOST:
+        if finite and 0 <= value <= MAX_TOKENS:
             return float(value) if isinstance(value, Decimal) else value
     raise InconsistentUsageError("a quantity is not a number from 0 on")
 
@@ -74,7 +74,7 @@ def money(value: object) -> Decimal | None:
         amount = value if isinstance(value, Decimal) else Decimal(repr(value))
     except (InvalidOperation, ValueError):
         return None
-    return amount if amount.is_finite() and 0 <= amount <= _MOST else None
+    return amount if amount.is_finite() and 0 <= amount <= MAX_TOKENS else None
 
 
 def first(source: Json, *keys: str) -> object:

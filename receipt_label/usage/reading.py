@@ -11,7 +11,7 @@ from receipt_label.usage.figures import InconsistentUsageError, Json, word
 from receipt_label.usage.reply import Reply, Status, Usage
 
 # Tiers that are the ordinary price list and select nothing.
-_ORDINARY_TIERS: Final = frozenset(
+ORDINARY_TIERS: Final = frozenset(
     {"", "default", "standard", "auto", "on_demand", "on-demand", "standard_only", "unspecified"}
 )
 
@@ -56,7 +56,7 @@ class Reading:
         name = word(value)
         if name:
             name = name.lower()
-            if name not in _ORDINARY_TIERS:
+            if name not in ORDINARY_TIERS:
                 self.metadata["service_tier"] = self.price_context["service_tier"] = name
 
     def finished(self, reason: object) -> None:

@@ -20,8 +20,7 @@ from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.sqlite_rows import Page
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_label import AIUsageTracker
-from receipt_label import tracker as tracker_module
-from receipt_label.pricing import PriceBook
+from receipt_label.pricing import PriceBook, shared
 from tests.support import FakeClock, damage, encode, in_fork, make_metric, only_segment, stored_ids
 
 Open = Callable[..., UsageClient]
@@ -126,7 +125,7 @@ def test_a_fork_waits_for_prices_that_load(
         release.wait(10)
         return book
 
-    monkeypatch.setattr(tracker_module, "_books", {})
+    monkeypatch.setattr(shared, "_books", {})
     monkeypatch.setattr(PriceBook, "load", load)
     thread = threading.Thread(target=lambda: AIUsageTracker(client))
     thread.start()

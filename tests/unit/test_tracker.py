@@ -14,8 +14,7 @@ from uuid import UUID
 import pytest
 
 from receipt_dynamo import PutResult, UsageClient
-from receipt_label import AIUsageTracker, PriceBook, TrackerClosedError
-from receipt_label import tracker as module
+from receipt_label import AIUsageTracker, PriceBook, TrackerClosedError, reply_metric
 from tests.support import NOON, in_fork, stored_ids
 
 CALL: dict[str, Any] = {"service": "openai", "model": "gpt-4o", "operation": "chat"}
@@ -323,7 +322,7 @@ def test_times_given_to_replies_are_kept_for_the_last_4096(tracker: AIUsageTrack
     """Memory stays bounded, however long a pipeline runs."""
     from receipt_label.usage import Reply
 
-    times = module.ReplyTimes()
+    times = reply_metric.ReplyTimes()
     replies = [
         Reply(service="s", model="m", operation="o", response_id=f"reply-{n:020d}")
         for n in range(4097)

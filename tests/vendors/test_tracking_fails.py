@@ -41,13 +41,11 @@ def prices_raise(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
 
 
 def put_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(tracker.client, "put_ai_usage_metrics", boom)
+    patch.setattr(tracker.client, "put_ai_usage_metric", boom)
 
 
 def store_is_full(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        tracker.client, "put_ai_usage_metrics", lambda metrics: [PutResult.DROPPED] * len(metrics)
-    )
+    patch.setattr(tracker.client, "put_ai_usage_metric", lambda metric: PutResult.DROPPED)
 
 
 def reading_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,342 @@
+"""Recorder: from what is known of a call to a metric that is kept. Breaks no pipeline."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from receipt_dynamo import AIUsageMetric, PutResult, UsageClient, UsageError, mint_request_id
+from receipt_label import context as contexts
+from receipt_label.context import as_id
+from receipt_label.faults import FaultLog
+from receipt_label.masking import RecordMask
+from receipt_label.observers import Observers
+from receipt_label.pricing import PriceBook
+from receipt_label.reply_metric import (
+    ReplyTimes,
+    in_variant,
+    metrics_of_reply,
+    price_fields,
+    request_id_of,
+)
+from receipt_label.usage import read_reply
+from receipt_label.usage.reply import Reply, Skipped, Usage
+
+if TYPE_CHECKING:
+    from receipt_label.exporters import MetricExporter
+
+__all__ = ["Recorder", "TrackerClosedError"]
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+class TrackerClosedError(UsageError, RuntimeError):
+    """Recording after ``close``, with ``strict=True``."""
+
+
+class Recorder:
+    """The recording half of a tracker. Thread-safe; its methods raise nothing unless ``strict``.
+
+    ``mask`` sees the fields of a record before it is made, ``exporters`` the metric once it is
+    stored. A record carries the client's environment and deployment unless its context says
+    otherwise.
+    """
+
+    def __init__(
+        self,
+        client: UsageClient,
+        book: PriceBook,
+        mask: RecordMask,
+        *,
+        strict: bool,
+        now: Callable[[], datetime] | None,
+        exporters: Iterable[MetricExporter],
+    ) -> None:
+        self.strict = strict
+        self.faults = FaultLog(mask.message)
+        self._client = client
+        self._book = book
+        self._mask = mask
+        self._now = now or (lambda: datetime.now(UTC))
+        self._closed = False
+        self._times = ReplyTimes()
+        settings = client.settings
+        self._defaults: dict[str, Any] = {"environment": str(settings.environment)}
+        if settings.deployment_version:
+            self._defaults["deployment_version"] = settings.deployment_version
+        self._observers = Observers(exporters, self.faults)
+        _recorders.add(self)
+
+    def record(
+        self,
+        *,
+        service: str | None = None,
+        model: str | None = None,
+        operation: str | None = None,
+        timestamp: datetime | None = None,
+        request_id: str | None = None,
+        api_calls: int = 1,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cached_input_tokens: int | None = None,
+        cache_write_tokens: int | None = None,
+        reasoning_tokens: int | None = None,
+        usage_details: Mapping[str, int | float] | None = None,
+        cost_usd: Decimal | None = None,
+        price_context: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> PutResult:
+        """Record one call. ``service``, ``model`` and ``operation`` are required.
+
+        ``fields`` are the other fields of AIUsageMetric: ``latency_ms``, ``error``, ``status``,
+        ``provider_cost_usd``, ids. Without ``cost_usd`` the call is priced here and now;
+        ``price_context`` selects a variant (``service_tier``, ``processing``). To repeat a record
+        without counting it twice, give ``request_id`` and ``timestamp`` again. Context fields apply
+        where an argument is missing. Thread-safe; raises nothing unless ``strict``.
+        """
+        try:
+            self._check_open()
+            made, variant = self._around(fields, metadata, price_context)
+            made.update(
+                service=service,
+                model=model,
+                operation=operation or made["metadata"].get("operation_type"),
+                timestamp=self._now() if timestamp is None else timestamp,
+                request_id=request_id or mint_request_id(),
+                api_calls=api_calls,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cached_input_tokens=cached_input_tokens,
+                cache_write_tokens=cache_write_tokens,
+                reasoning_tokens=reasoning_tokens,
+                usage_details=usage_details or _NOTHING,
+            )
+            if cost_usd is not None:
+                made["cost_usd"] = cost_usd
+            elif "unpriced_reason" not in made:
+                made.update(_price(self._book, made, variant))
+            self._mask.apply(made)
+            metric = AIUsageMetric(**made)
+        except Exception as error:
+            return self._refuse(error, service, model, input_tokens, output_tokens, cost_usd)
+        answer = self._client.put_ai_usage_metric(metric)
+        self._observers.tell(metric, answer)
+        return answer
+
+    def record_response(
+        self,
+        response: object,
+        *,
+        service: str | None = None,
+        model: str | None = None,
+        operation: str | None = None,
+        url: str | None = None,
+        http_status: int | None = None,
+        request_model: str | None = None,
+        timestamp: datetime | None = None,
+        request_id: str | None = None,
+        **fields: Any,
+    ) -> PutResult:
+        """Record the reply of an AI service: an SDK object, a dict, or the text of an event stream.
+
+        The same reply recorded again counts once. SKIPPED: not a finished, billable call. ``url``,
+        ``http_status`` and ``request_model`` help where the reply does not say them itself;
+        ``fields`` as in ``record``. Raises nothing unless ``strict``.
+        """
+        try:
+            if self.strict:
+                self._check_open()
+            reply = read_reply(
+                response,
+                url=url,
+                http_status=http_status,
+                service=service,
+                model=model,
+                operation=operation,
+                request_model=request_model,
+            )
+        except Exception as error:
+            return self._refuse(error, service, model)
+        if isinstance(reply, Skipped):
+            return PutResult.SKIPPED
+        return self.record_reply(reply, timestamp=timestamp, request_id=request_id, **fields)
+
+    def record_reply(
+        self,
+        reply: Reply,
+        *,
+        timestamp: datetime | None = None,
+        request_id: str | None = None,
+        fallback_request_id: str | None = None,
+        fallback_timestamp: datetime | None = None,
+        price_context: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> PutResult:
+        """Record a reply that ``read_reply`` has read; what importers call.
+
+        The fallbacks hold where neither the caller nor the reply names an id of 20 characters, or a
+        time. Calls that the vendor made inside this one (``reply.also``) are recorded beside it.
+        Raises nothing unless ``strict``.
+        """
+        try:
+            self._check_open()
+            merged, variant = self._around(fields, metadata, price_context)
+            if variant:
+                reply = in_variant(reply, variant)
+            time = timestamp or reply.created or fallback_timestamp
+            if time is None:
+                time = self._times.of(reply, self._now())
+            elif reply.created is None:
+                self._times.note(reply, time)
+            identity = request_id or request_id_of(reply) or fallback_request_id
+            metrics = metrics_of_reply(
+                reply,
+                self._book,
+                timestamp=time,
+                request_id=identity or mint_request_id(),
+                fields=merged,
+                mask=self._mask.apply,
+            )
+        except Exception as error:
+            usage = getattr(reply, "usage", None)
+            return self._refuse(
+                error,
+                getattr(reply, "service", None),
+                getattr(reply, "model", None),
+                usage and usage.input_tokens,
+                usage and usage.output_tokens,
+            )
+        result = PutResult.STORED
+        for metric in metrics:
+            answer = self._client.put_ai_usage_metric(metric)
+            self._observers.tell(metric, answer)
+            if result is PutResult.STORED:
+                result = answer
+        return result
+
+    def now(self) -> datetime:
+        """Return the time that a record made here and now gets; aware, in UTC."""
+        return self._now()
+
+    def _checked(self, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        found = contexts.checked_fields(what, fields, strict=self.strict, complain=self.faults.log)
+        return {name: self._mask.id(value) for name, value in found.items()}
+
+    def _around(
+        self,
+        fields: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None,
+        price_context: Mapping[str, str] | None,
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Return the fields of a record that its context and its caller give, and the variant of
+        its price."""
+        merged = {**self._defaults, **contexts.current()}
+        merged["metadata"] = _both(merged.get("metadata"), metadata)
+        variant = _both(merged.pop("price_context", None), price_context)
+        for name, value in fields.items():
+            if value is not None:
+                # A float is no id: the latency, of every call.
+                is_float = type(value) is float
+                merged[name] = value if is_float else self._mask.id(as_id(name, value))
+        return merged, variant
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TrackerClosedError("this tracker is closed: record before close()")
+
+    def _refuse(
+        self,
+        error: Exception,
+        service: object = None,
+        model: object = None,
+        input_tokens: object = None,
+        output_tokens: object = None,
+        cost_usd: object = None,
+    ) -> PutResult:
+        """Count a record that cannot be made, with what can be believed of its figures."""
+        if self._closed and not isinstance(error, TrackerClosedError):
+            error = TrackerClosedError(f"this tracker is closed; besides, {error}")
+        if self.strict:
+            raise error
+        answer = self._client.count_dropped(
+            "closed" if self._closed else "invalid",
+            service=service if isinstance(service, str) and service.isprintable() else None,
+            model=model if isinstance(model, str) and model.isprintable() else None,
+            input_tokens=_believable(input_tokens),
+            output_tokens=_believable(output_tokens),
+            cost_usd=_believable_money(cost_usd),
+        )
+        with suppress(Exception):  # an error without text, a log handler that raises
+            reason = str(error).rstrip(".")
+            self.faults.log(f"a call could not be recorded: {reason}. It is dropped and counted")
+        return answer
+
+    def _forget_after_fork(self) -> None:
+        """Take new locks in a child: a thread of the parent's may have held the old ones."""
+        self._times.forget_after_fork()
+
+
+def _both(outer: Mapping[str, Any] | None, inner: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if outer and inner:
+        return {**outer, **inner}
+    return outer or inner or _NOTHING
+
+
+def _price(
+    book: PriceBook, fields: Mapping[str, Any], variant: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the fields of money of a record that is otherwise complete."""
+    tokens_in, tokens_out = fields["input_tokens"], fields["output_tokens"]
+    details = fields["usage_details"]
+    usage = None
+    if not (tokens_in is None and tokens_out is None and not details):
+        usage = Usage(
+            input_tokens=tokens_in,
+            cached_input_tokens=fields["cached_input_tokens"],
+            cache_write_tokens=fields["cache_write_tokens"],
+            output_tokens=tokens_out,
+            reasoning_tokens=fields["reasoning_tokens"],
+            details=details,
+        )
+    return price_fields(
+        book,
+        service=fields["service"] or "",
+        model=fields["model"] or "",
+        timestamp=fields["timestamp"],
+        usage=usage,
+        api_calls=fields["api_calls"],
+        context=variant,
+        provider_cost_usd=fields.get("provider_cost_usd"),
+        # A failed call without usage has no price; without error too, the price book decides.
+        fault="failed_call" if usage is None and fields.get("error") else None,
+    )
+
+
+def _believable(count: object) -> int:
+    return count if type(count) is int and 0 <= count <= 10**12 else 0
+
+
+def _believable_money(amount: object) -> Decimal | None:
+    try:
+        money = amount if isinstance(amount, Decimal) else Decimal(str(amount))
+    except Exception:
+        return None
+    return money if money.is_finite() and 0 <= money < 10**12 else None
+
+
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for recorder in list(_recorders):
+        recorder._forget_after_fork()  # noqa: SLF001 - the same module
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,136 @@
+"""The short way of reading a reply says what the long way says, or leaves the reply to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from receipt_label.instrumentation.event_log import body_of
+from receipt_label.usage import Reply, Skipped, read_reply
+from receipt_label.usage.address import locate
+from receipt_label.usage.quick import quick_reader
+
+SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "recorded_replies.jsonl"
+LINES: list[dict[str, Any]] = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+OWN = [line for line in LINES if "body" in line and quick_reader(line["url"]) is not None]
+
+KEYS = (
+    "object type error Error id model created created_at status choices response success custom_id "
+    "recordId result usage_metadata model_version service_tier tool_usage usage provider speed "
+    "prompt_tokens completion_tokens input_tokens output_tokens total_tokens cached_tokens "
+    "cache_write_tokens audio_tokens reasoning_tokens prompt_tokens_details iterations x_groq "
+    "input_tokens_details output_tokens_details cache_creation cache_read_input_tokens "
+    "server_tool_use web_search_requests num_search_queries num_requests web_search expireTime "
+    "session value client_secret token_strings body incomplete_details stop_reason finish_reason"
+).split()
+WORDS = "chat.completion response message completed queued batch priority Default modr-1".split()
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3000),
+    st.integers(-(10**30), 10**30),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(
+        [*WORDS, "", "models/x", "x" * 600, "ä" * 90, "a b"],
+    ),
+    st.sampled_from([{}, [], [{}], [1], [{"finish_reason": "stop"}], [{"type": "compaction"}]]),
+    st.dictionaries(st.sampled_from(KEYS), st.integers(0, 5), max_size=2),
+)
+
+
+def long_way(content: bytes, url: str, request_model: str | None) -> Reply | Skipped | None:
+    """Read a body as a wrapped client without a short way does; None for what is no reply."""
+    try:
+        return read_reply(
+            body_of(content), url=url, operation=locate(url).operation, request_model=request_model
+        )
+    except ValueError:
+        return None
+
+
+def holders(value: Any) -> list[Any]:
+    """Return every object and list within, the outermost first."""
+    inside = list(value.values()) if isinstance(value, dict) else value
+    found = [value]
+    for item in inside:
+        if isinstance(item, (dict, list)):
+            found += holders(item)
+    return found
+
+
+def test_recorded_replies_read_the_same_either_way() -> None:
+    """Of every recorded reply of a service that has a short way, and most take it."""
+    quick = 0
+    for line in OWN:
+        content, asked = json.dumps(line["body"]).encode(), line.get("request_model")
+        reader = quick_reader(line["url"])
+        assert reader is not None
+        reply = reader(content, asked)
+        if reply is not None:
+            quick += 1
+            assert reply == long_way(content, line["url"], asked)
+    assert len(OWN) >= 30
+    assert quick >= 0.7 * len(OWN)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_reply_that_is_changed_reads_the_same_either_way(data: st.DataObject) -> None:
+    """Whatever key or value is added, changed or missing: the short way never knows better."""
+    line = data.draw(st.sampled_from(OWN))
+    body = copy.deepcopy(line["body"])
+    for _ in range(data.draw(st.integers(1, 3))):
+        holder = data.draw(st.sampled_from(holders(body)))
+        if isinstance(holder, list):
+            holder.insert(0, copy.deepcopy(data.draw(VALUES)))
+            continue
+        key = data.draw(st.sampled_from([*holder, *KEYS]))
+        if key in holder and data.draw(st.booleans()):
+            del holder[key]
+        else:
+            holder[key] = copy.deepcopy(data.draw(VALUES))
+    content = json.dumps(body).encode()
+    asked = data.draw(st.sampled_from([None, "gpt-4o", line.get("request_model")]))
+    reader = quick_reader(line["url"])
+    assert reader is not None
+    reply = reader(content, asked)
+    assert reply is None or reply == long_way(content, line["url"], asked)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.openai.com/v1/embeddings",
+        "https://api.openai.com/v1/completions",
+        "https://api.openai.com/v1/responses/compact",
+        "https://api.groq.com/openai/v1/chat/completions",
+        "https://bedrock-runtime.us-east-1.amazonaws.com/model/x/invoke",
+        "http://localhost:8000/v1/chat/completions",
+        "https://api.openai.com:port/v1/chat/completions",
+        "",
+    ],
+)
+def test_other_addresses_have_no_short_way(url: str) -> None:
+    """It is for the services whose usage blocks it knows to the last key."""
+    assert quick_reader(url) is None
+
+
+def test_a_caller_who_knows_the_service_chooses_the_way() -> None:
+    """Anthropic's messages behind a gateway of the user's own."""
+    assert quick_reader("http://gateway.local/v1/messages") is None
+    assert quick_reader("http://gateway.local/v1/messages", "anthropic") is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 100_000])
+def test_what_is_no_json_is_left_to_the_long_way(content: bytes) -> None:
+    """A reader raises nothing."""
+    for url in ("https://api.openai.com/v1/responses", "https://api.anthropic.com/v1/messages"):
+        reader = quick_reader(url)
+        assert reader is not None
+        assert reader(content, None) is None
