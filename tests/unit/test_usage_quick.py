@@ -103,6 +103,10 @@ def test_a_reply_that_is_changed_reads_the_same_either_way(data: st.DataObject) 
     assert reply is None or reply == long_way(content, line["url"], asked)
 
 
+LIMITS: list[Any] = [
+    *(None, 0, 1, -1, 0.5, 10**9, 10**10, 10**12, 10**13, 1e15),
+    *("x", "priority", "fast", "models/b", [], {}),
+]
 PLAIN: dict[str, dict[str, Any]] = {
     "https://api.openai.com/v1/chat/completions": {
         "id": "chatcmpl-1",
@@ -163,23 +167,7 @@ def test_a_figure_that_is_off_by_a_little_reads_the_same_either_way(url: str) ->
     for place, holder in enumerate(holders(PLAIN[url])):
         for key in holder if isinstance(holder, dict) else ():
             value = holder[key]
-            odd = [
-                None,
-                0,
-                1,
-                "x",
-                [],
-                {},
-                0.5,
-                -1,
-                1e15,
-                10**12,
-                10**13,
-                "priority",
-                "fast",
-                "a/b",
-            ]
-            for changed in [value + 1, value - 1, *odd] if isinstance(value, int) else odd:
+            for changed in [value + 1, value - 1, *LIMITS] if isinstance(value, int) else LIMITS:
                 body = copy.deepcopy(PLAIN[url])
                 holders(body)[place][key] = changed
                 content = json.dumps(body).encode()
