@@ -103,6 +103,78 @@ def test_a_reply_that_is_changed_reads_the_same_either_way(data: st.DataObject) 
     assert reply is None or reply == long_way(content, line["url"], asked)
 
 
+LIMITS: list[Any] = [
+    *(None, 0, 1, -1, 0.5, 10**9, 10**10, 10**12, 10**13, 1e15),
+    *("x", "priority", "fast", "models/b", [], {}),
+]
+PLAIN: dict[str, dict[str, Any]] = {
+    "https://api.openai.com/v1/chat/completions": {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1783375763,
+        "model": "gpt-4o-2024-08-06",
+        "service_tier": "default",
+        "choices": [{"index": 0, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 1200,
+            "completion_tokens": 300,
+            "total_tokens": 1500,
+            "prompt_tokens_details": {"cached_tokens": 1000, "cache_write_tokens": 200},
+            "completion_tokens_details": {"reasoning_tokens": 300},
+        },
+    },
+    "https://api.openai.com/v1/responses": {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "created_at": 1783375763,
+        "model": "gpt-5",
+        "service_tier": "default",
+        "tool_usage": {"web_search": {"num_requests": 0}},
+        "usage": {
+            "input_tokens": 1200,
+            "output_tokens": 300,
+            "total_tokens": 1500,
+            "input_tokens_details": {"cached_tokens": 1000, "cache_write_tokens": 200},
+            "output_tokens_details": {"reasoning_tokens": 300},
+        },
+    },
+    "https://api.anthropic.com/v1/messages": {
+        "id": "msg_1",
+        "type": "message",
+        "model": "claude-sonnet-4-5",
+        "stop_reason": "end_turn",
+        "usage": {
+            "input_tokens": 10,
+            "output_tokens": 300,
+            "service_tier": "standard",
+            "cache_read_input_tokens": 1000,
+            "cache_creation_input_tokens": 200,
+            "cache_creation": {"ephemeral_5m_input_tokens": 150, "ephemeral_1h_input_tokens": 50},
+            "output_tokens_details": {"thinking_tokens": 300},
+            "server_tool_use": {"web_search_requests": 0},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("url", PLAIN)
+def test_a_figure_that_is_off_by_a_little_reads_the_same_either_way(url: str) -> None:
+    """Each number and text at its limits: a sum that is one too high, a part above its whole."""
+    reader = quick_reader(url)
+    assert reader is not None
+    assert reader(json.dumps(PLAIN[url]).encode(), None) is not None
+    for place, holder in enumerate(holders(PLAIN[url])):
+        for key in holder if isinstance(holder, dict) else ():
+            value = holder[key]
+            for changed in [value + 1, value - 1, *LIMITS] if isinstance(value, int) else LIMITS:
+                body = copy.deepcopy(PLAIN[url])
+                holders(body)[place][key] = changed
+                content = json.dumps(body).encode()
+                reply = reader(content, None)
+                assert reply is None or reply == long_way(content, url, None), (key, changed)
+
+
 @pytest.mark.parametrize(
     "url",
     [
