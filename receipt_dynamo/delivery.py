@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
 
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.errors import StoreError, UsageError
@@ -57,44 +56,6 @@ class DeliveryReport:
     finished: bool = False
 
 
-class _Turns:
-    """The store for a slice of time, over as many segments as that lasts, then again.
-
-    To open the store, check and close it takes ten times as long as a record. A context manager.
-    """
-
-    def __init__(self, store: UsageStore, clock: Clock) -> None:
-        self._store = store
-        self._clock = clock
-        self._turn = ExitStack()
-        self._until: float | None = None
-
-    def take(self, patience: float) -> float:
-        """Hold the store; return until when (monotonic seconds). Raises StoreError.
-
-        Between two turns there is a pause: who waits for the store gets it then.
-        """
-        now = self._clock.monotonic()
-        if self._until is not None:
-            if now < self._until:
-                return self._until
-            self._end()
-            self._clock.sleep(_PAUSE_SECONDS)
-        self._turn.enter_context(self._store.exclusive(patience))
-        self._until = self._clock.monotonic() + _SLICE_SECONDS
-        return self._until
-
-    def _end(self) -> None:
-        self._until = None
-        self._turn.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end()
-
-
 class Delivery:
     """Drains one spool directory. Used by one thread at a time.
 
@@ -136,15 +97,12 @@ class Delivery:
         self._may_ack = may_ack
         self._patience = patience
         segments = list_segments(self._directory)
-        removed, delivered = self._removed, report.delivered
-        with _Turns(self._store, self._clock) as turns:
-            for path in segments:
-                if report.delivered > delivered and self._clock.monotonic() >= deadline:
-                    break
-                if not self._drain_segment(path, turns, deadline, report, progress):
-                    break
-            else:
-                report.finished = report.failed_segments == 0
+        removed = self._removed
+        for path in segments:
+            if not self._drain_segment(path, deadline, report, progress):
+                break
+        else:
+            report.finished = report.failed_segments == 0
         if self._removed > removed and report.finished:
             self._prune(deadline)
         return report
@@ -249,7 +207,6 @@ class Delivery:
     def _drain_segment(
         self,
         path: Path,
-        turns: _Turns,
         deadline: float,
         report: DeliveryReport,
         progress: Callable[[int], None] | None,
@@ -261,11 +218,14 @@ class Delivery:
                 if not sealed and self._acked.get(segment.name) == goal:
                     return True  # nothing new: the store need not be opened
                 while True:
-                    until = min(turns.take(self._left(deadline)), deadline)
-                    if not self._drain_slice(segment, goal, until, report, progress):
+                    with self._store.exclusive(self._left(deadline)):
+                        until = min(self._clock.monotonic() + _SLICE_SECONDS, deadline)
+                        more = self._drain_slice(segment, goal, until, report, progress)
+                    if not more:
                         return True
                     if self._clock.monotonic() >= deadline:
                         return False
+                    self._clock.sleep(_PAUSE_SECONDS)  # who waits for the store gets it now
         except FileNotFoundError:
             return True  # another drainer has finished it
         except UnknownFormatError as error:

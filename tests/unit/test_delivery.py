@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -292,59 +291,6 @@ def test_two_drainers_at_once_change_nothing(bench: Bench) -> None:
         thread.join()
     assert sum(report.delivered for report in reports) == 3000
     assert sorted(bench.stored) == ids
-
-
-class CountedStore:
-    """A store that takes a tenth of a second for a write, and counts how often it was opened."""
-
-    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.opened = 0
-        store, clock = bench.store, bench.clock
-        write, exclusive = store.write, store.exclusive
-
-        def slow(batch: Batch) -> WriteOutcome:
-            clock.advance(0.1)
-            return write(batch)
-
-        def counted(timeout: float) -> AbstractContextManager[None]:
-            self.opened += 1
-            return exclusive(timeout)
-
-        monkeypatch.setattr(store, "write", slow)
-        monkeypatch.setattr(store, "exclusive", counted)
-
-
-def test_many_small_segments_share_the_store_and_others_get_it_in_between(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To open it takes ten times as long as a record: once for half a second, not for each file.
-    Each segment is still put, acked and unlinked before the next."""
-    for number in range(12):
-        bench.spool(f"{number:02d}")
-    counted = CountedStore(bench, monkeypatch)
-    left: list[int] = []
-    report = bench.delivery.run(
-        float("inf"), lambda _: left.append(len(list_segments(bench.directory)))
-    )
-    assert (report.delivered, report.finished) == (12, True)
-    assert left == list(range(12, 0, -1))
-    assert counted.opened == 3 + 1, "three turns of five segments, and what is forgotten at the end"
-
-
-def test_a_deadline_holds_among_many_small_segments_too(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A backlog of ten thousand files keeps nobody beyond it; a segment that fails stops none."""
-    for number in range(5):
-        bench.spool(f"{number:02d}")
-    CountedStore(bench, monkeypatch)
-    report = bench.delivery.run(bench.clock.monotonic() + 0.25)
-    assert (report.delivered, report.finished) == (3, False)
-    first = list_segments(bench.directory)[0]
-    first.unlink()
-    first.mkdir()
-    report = bench.delivery.run(bench.clock.monotonic())
-    assert (report.delivered, report.failed_segments, bench.stored[-1]) == (1, 1, "04")
 
 
 def test_time_that_is_up_leaves_the_rest_for_the_next_run(bench: Bench) -> None:
