@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,21 +15,31 @@ __all__ = ["remove_abandoned", "temporary_place"]
 
 _PREFIX = "receipt-usage-stress-"
 _LOCK = "lock"
+_TRIES, _PAUSE_SECONDS = 50, 0.1
 
 
 @contextmanager
 def temporary_place() -> Iterator[Path]:
     """Make a directory for temporary files, and remove it."""
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
-        place = Path(name)
-        new = place / f"{_LOCK}.new"
-        descriptor = os.open(new, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            new.rename(place / _LOCK)  # now only: nobody finds it without its owner
-            yield place
-        finally:
-            os.close(descriptor)
+    place = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    new = place / f"{_LOCK}.new"
+    descriptor = os.open(new, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        new.rename(place / _LOCK)  # now only: nobody finds it without its owner
+        yield place
+    finally:
+        os.close(descriptor)
+        _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """Remove a directory into which a process that is being killed may still write."""
+    for _ in range(_TRIES):
+        shutil.rmtree(place, ignore_errors=True)
+        if not place.exists():
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def remove_abandoned() -> None:

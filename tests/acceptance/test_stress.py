@@ -62,7 +62,7 @@ def test_a_short_run_of_everything_passes() -> None:
     assert (failed(document), problems(document)) == (set(), []), document
     assert document["passed"]
     cells = [cell for profile in document["profiles"] for cell in profile["cells"]]
-    assert len(cells) == 6
+    assert len(cells) == 7
     assert all(cell["figures"]["stored"] > 100 for cell in cells)
     by_name = {profile["name"]: profile["cells"][0] for profile in document["profiles"]}
     assert by_name["kill"]["figures"]["kills"] > 0
