@@ -32,6 +32,7 @@ from receipt_label.usage.quick import QuickReader, quick_reader
 
 __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 
+# None also within a request that is no call: its answer is not that of one around it.
 _in_progress: ContextVar[Exchange | None] = ContextVar("receipt_usage_exchange", default=None)
 
 _OURS = "_receipt_usage_hook"
@@ -170,14 +171,14 @@ class _Hooks:
         @functools.wraps(self._request)
         def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._begin(options)
-            if exchange is None:
-                return self._request(cast_to, options, *args, **kwargs)
-            options = self._prepared(exchange, options)
+            if exchange is not None:
+                options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
                 return self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
-                self._failed(exchange, error)
+                if exchange is not None:
+                    self._failed(exchange, error)
                 raise
             finally:
                 _in_progress.reset(token)
@@ -190,14 +191,14 @@ class _Hooks:
         @functools.wraps(self._request)
         async def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._begin(options)
-            if exchange is None:
-                return await self._request(cast_to, options, *args, **kwargs)
-            options = self._prepared(exchange, options)
+            if exchange is not None:
+                options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
                 return await self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
-                self._failed(exchange, error)
+                if exchange is not None:
+                    self._failed(exchange, error)
                 raise
             finally:
                 with suppress(ValueError):  # a coroutine that another context closes
