@@ -17,7 +17,16 @@ import msgspec
 
 from receipt_label.instrumentation.streams import Kept
 
-__all__ = ["BodyLog", "EventLog", "FrameLog", "Log", "SilentLog", "body_of", "log_for"]
+__all__ = [
+    "BodyLog",
+    "EventLog",
+    "FrameLog",
+    "Log",
+    "SilentLog",
+    "body_of",
+    "is_event_stream",
+    "log_for",
+]
 
 # A blank line; the two halves of a CRLF may come in two pieces.
 _BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -260,9 +269,18 @@ _parts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 def log_for(content_type: str, *, hide_usage: bool = False) -> Log:
     """Return what looks at a body of this content type."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
+    if is_event_stream(content_type):
         return EventLog(hide_usage=hide_usage)
+    kind = _kind_of(content_type)
     if kind == "application/vnd.amazon.eventstream":
         return FrameLog()
     return BodyLog() if kind.endswith("json") else SilentLog()
+
+
+def is_event_stream(content_type: str) -> bool:
+    """Return whether a body of this content type is a stream of server-sent events."""
+    return _kind_of(content_type) == "text/event-stream"
+
+
+def _kind_of(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

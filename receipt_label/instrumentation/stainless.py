@@ -25,7 +25,7 @@ from receipt_label.instrumentation.calls import (
     log_fault,
     status_of,
 )
-from receipt_label.instrumentation.event_log import body_of
+from receipt_label.instrumentation.event_log import EventLog, body_of, is_event_stream
 from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.usage.address import locate
 from receipt_label.usage.quick import QuickReader, quick_reader
@@ -288,12 +288,14 @@ class _Hooks:
             if exchange.quick is not None:
                 reply = exchange.quick(content, exchange.request_model)
             if reply is None:
-                reply = content if content.startswith(_EVENTS) else body_of(content)
+                reply = content if _has_events(response, content) else body_of(content)
             exchange.reply(
                 reply,
                 url=str(response.url) if self._rewrites else None,
                 metadata=metadata,
             )
+            if exchange.hide_usage and reply is content:
+                _hide_usage(response, content)
         except Exception as fault:
             log_fault(fault)
 
@@ -301,6 +303,18 @@ class _Hooks:
 _REFUSED = 300
 _EVENTS = (b"data:", b"event:")
 _RETRY_COUNT = "x-stainless-retry-count"
+
+
+def _has_events(response: Any, content: bytes) -> bool:
+    """Return whether a body is a stream of events, if need be one that is not said to be."""
+    return is_event_stream(response.headers.get("content-type", "")) or content.startswith(_EVENTS)
+
+
+def _hide_usage(response: Any, content: bytes) -> None:
+    """Leave OpenAI's extra chunk out of a stream that a hook, a cache or a mock read already."""
+    log = EventLog(hide_usage=True)
+    response._content = log.feed(content) + log.rest()  # noqa: SLF001 - where httpx keeps it
+    response.__dict__.pop("_text", None)  # made of the content, on demand
 
 
 def _attempts(retries: object) -> dict[str, Any]:
