@@ -260,13 +260,25 @@ class _Hooks:
             return options
 
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
-        """Record a failure, unless the call was answered, or only fetched what exists already."""
-        if exchange.answered or exchange.fetches:
+        """Record a failure, unless the call was answered, or only fetched what exists already.
+
+        Without a request, of a body that cannot be encoded, there was no call.
+        """
+        if exchange.answered or exchange.fetches or self._unbuilt(error):
             return
         retries: object = None
         with suppress(Exception):  # an error of another library's may lack a request
             retries = error.request.headers.get(_RETRY_COUNT)  # type: ignore[attr-defined]
         exchange.fail(error, http_status=status_of(error), metadata=_attempts(retries))
+
+    def _unbuilt(self, error: BaseException) -> bool:
+        """Return whether the client raised this while it put the request together."""
+        trace = error.__traceback__
+        while trace is not None:
+            frame, trace = trace.tb_frame, trace.tb_next
+            if frame.f_code.co_name == _BUILDS and frame.f_locals.get("self") is self._client:
+                return True
+        return False
 
     def _answered(self, arguments: Mapping[str, Any]) -> None:
         """Record an answer: now where it has been read, else as its owner reads it."""
@@ -301,6 +313,7 @@ class _Hooks:
 
 
 _REFUSED = 300
+_BUILDS = "_build_request"
 _EVENTS = (b"data:", b"event:")
 _RETRY_COUNT = "x-stainless-retry-count"
 
