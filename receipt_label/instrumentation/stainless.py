@@ -307,7 +307,7 @@ class _Hooks:
                 metadata=metadata,
             )
             if exchange.hide_usage and reply is content:
-                _hide_usage(response, content)
+                _hide_usage(response)
         except Exception as fault:
             log_fault(fault)
 
@@ -323,10 +323,10 @@ def _has_events(response: Any, content: bytes) -> bool:
     return is_event_stream(response.headers.get("content-type", "")) or content.startswith(_EVENTS)
 
 
-def _hide_usage(response: Any, content: bytes) -> None:
+def _hide_usage(response: Any) -> None:
     """Leave OpenAI's extra chunk out of a stream that a hook, a cache or a mock read already."""
     log = EventLog(hide_usage=True)
-    response._content = log.feed(content) + log.rest()  # noqa: SLF001 - where httpx keeps it
+    response._content = log.feed(response.content) + log.rest()  # noqa: SLF001 - where httpx keeps it
     response.__dict__.pop("_text", None)  # made of the content, on demand
 
 
