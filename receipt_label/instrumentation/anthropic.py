@@ -91,18 +91,21 @@ class _ResultsLog:
         self._ended = ended
         self._fields = {} if current().get("batch_id") else {"batch_id": batch_id}
         self._context = copy_context()
-        self._tail = b""
+        self._tail: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
         """Record the lines that this piece completes."""
-        *lines, self._tail = (self._tail + data).split(b"\n")
-        for line in lines:
-            self._record(line)
+        self._tail.append(data)
+        if b"\n" in data:
+            *lines, rest = b"".join(self._tail).split(b"\n")
+            self._tail = [rest]
+            for line in lines:
+                self._record(line)
         return data
 
     def rest(self) -> bytes:
         """Record a last line without an end."""
-        line, self._tail = self._tail, b""
+        line, self._tail = b"".join(self._tail), []
         self._record(line)
         return b""
 

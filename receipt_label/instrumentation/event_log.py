@@ -17,10 +17,20 @@ import msgspec
 
 from receipt_label.instrumentation.streams import Kept
 
-__all__ = ["BodyLog", "EventLog", "FrameLog", "Log", "SilentLog", "body_of", "log_for"]
+__all__ = [
+    "BodyLog",
+    "EventLog",
+    "FrameLog",
+    "Log",
+    "SilentLog",
+    "body_of",
+    "is_event_stream",
+    "log_for",
+]
 
 # A blank line; the two halves of a CRLF may come in two pieces.
 _BOUNDARY: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_EDGE: Final = 3  # bytes of a boundary that may have come before its last
 
 # Keys that tell once they have a value. Inside a JSON string their quotes would be escaped, so text
 # of the model's never matches. Looked for one by one, which is faster than one expression for all.
@@ -81,33 +91,45 @@ class EventLog:
         self.content = False
         self._hide = hide_usage
         self._kept = Kept()
-        self._tail = b""
+        self._tail: list[bytes] = []  # joined once a boundary is found: events may be large
+        self._edge = b""  # the end of the tail, in which a boundary may have begun
         self._none_yet = True
         self._awaits_content = True
 
     def feed(self, data: bytes) -> bytes:
         """Look at the events that this piece completes; hidden ones are cut out."""
         self.content = False
-        if not self._hide:
-            text = self._tail + data
-            *events, self._tail = _BOUNDARY.split(text) if b"\r" in text else text.split(b"\n\n")
-            for event in events:
-                self._look_at(event)
+        self._tail.append(data)
+        edge = self._edge + data
+        if b"\n\n" not in edge and (b"\r" not in edge or _BOUNDARY.search(edge) is None):
+            self._edge = edge[-_EDGE:]
+            return b"" if self._hide else data
+        text = b"".join(self._tail)
+        if self._hide:
+            data, rest = self._shown(text)
+            self._tail, self._edge = [rest], rest[-_EDGE:]
             return data
-        shown, start = b"", 0
-        data = self._tail + data
-        for boundary in _BOUNDARY.finditer(data):
-            event = data[start : boundary.start()]
+        *events, rest = _BOUNDARY.split(text) if b"\r" in text else text.split(b"\n\n")
+        self._tail, self._edge = [rest], rest[-_EDGE:]
+        for event in events:
+            self._look_at(event)
+        return data
+
+    def _shown(self, text: bytes) -> tuple[bytes, bytes]:
+        """Look at whole events; return them without hidden ones, and what is left after them."""
+        shown, start = [], 0
+        for boundary in _BOUNDARY.finditer(text):
+            event = text[start : boundary.start()]
             self._look_at(event)
             if not _is_usage_only(event):
-                shown += data[start : boundary.end()]
+                shown.append(text[start : boundary.end()])
             start = boundary.end()
-        self._tail = data[start:]
-        return shown
+        return b"".join(shown), text[start:]
 
     def rest(self) -> bytes:
         """Return the last, unfinished event, which only a stream with hidden ones holds back."""
-        tail, self._tail = self._tail, b""
+        tail = b"".join(self._tail)
+        self._tail, self._edge = [], b""
         if not tail:
             return b""
         self._look_at(tail)
@@ -147,7 +169,7 @@ def _is_usage_only(event: bytes) -> bool:
     data = b"".join(line[5:] for line in lines if line.startswith(b"data:"))
     try:
         chunk = msgspec.json.decode(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(chunk, Mapping) and chunk.get("choices") == [] and bool(chunk.get("usage"))
 
@@ -161,21 +183,29 @@ class FrameLog(EventLog):
 
     def __init__(self) -> None:
         super().__init__()
-        self._frames = b""
+        self._pieces: list[bytes] = []  # joined once they make a frame: frames may be large
+        self._missing = _PRELUDE  # bytes until there is more to be known
 
     def feed(self, data: bytes) -> bytes:
         """Look at the events of the frames that this piece completes."""
         self.content = False
-        self._frames += data
-        while len(self._frames) >= _PRELUDE:
-            total, headers = _LENGTHS.unpack_from(self._frames)
+        self._pieces.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return data
+        frames, start, needed = b"".join(self._pieces), 0, _PRELUDE
+        while len(frames) - start >= needed:
+            total, headers = _LENGTHS.unpack_from(frames, start)
             if not _PRELUDE + _CHECKSUM <= total <= _LARGEST_FRAME:
-                self._frames = b""  # no frames at all
-            if len(self._frames) < total:
-                break
-            payload = self._frames[_PRELUDE + headers : total - _CHECKSUM]
-            self._frames = self._frames[total:]
-            self._unpack(payload)
+                start, needed = len(frames), _PRELUDE  # no frames at all
+            elif len(frames) - start < total:
+                needed = total
+            else:
+                end = start + total
+                self._unpack(frames[start + _PRELUDE + headers : end - _CHECKSUM])
+                start, needed = end, _PRELUDE
+        self._pieces = [frames[start:]]
+        self._missing = needed - (len(frames) - start)
         return data
 
     def _unpack(self, payload: bytes) -> None:
@@ -260,9 +290,18 @@ _parts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 def log_for(content_type: str, *, hide_usage: bool = False) -> Log:
     """Return what looks at a body of this content type."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
+    if is_event_stream(content_type):
         return EventLog(hide_usage=hide_usage)
+    kind = _kind_of(content_type)
     if kind == "application/vnd.amazon.eventstream":
         return FrameLog()
     return BodyLog() if kind.endswith("json") else SilentLog()
+
+
+def is_event_stream(content_type: str) -> bool:
+    """Return whether a body of this content type is a stream of server-sent events."""
+    return _kind_of(content_type) == "text/event-stream"
+
+
+def _kind_of(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

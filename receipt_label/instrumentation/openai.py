@@ -49,12 +49,12 @@ class _OpenAI(Dialect):
 
     def prepare(self, exchange: Exchange, options: Any) -> Any:
         """Ask for the usage of a stream that would not tell it, where the user wants that."""
-        body = options.json_data
-        if (
-            not self._include_usage
-            or not isinstance(body, Mapping)
-            or body.get("stream") is not True
-            or not exchange.address.partition("?")[0].endswith("/completions")
+        if not self._include_usage or not isinstance(options.json_data, Mapping):
+            return options
+        extra = getattr(options, "extra_json", None)  # the caller's extra_body: it wins
+        body = {**options.json_data, **extra} if isinstance(extra, Mapping) else options.json_data
+        if body.get("stream") is not True or not exchange.address.partition("?")[0].endswith(
+            "/completions"
         ):
             return options
         asked = body.get("stream_options")
@@ -62,7 +62,9 @@ class _OpenAI(Dialect):
             return options
         more = {**(asked if isinstance(asked, Mapping) else {}), "include_usage": True}
         exchange.hide_usage = True
-        return options.model_copy(update={"json_data": {**body, "stream_options": more}})
+        name = "extra_json" if extra and "stream_options" in extra else "json_data"
+        changed = {**getattr(options, name), "stream_options": more}
+        return options.model_copy(update={name: changed})
 
     def answered(self, exchange: Exchange, response: Any, metadata: dict[str, Any]) -> bool:
         """See to background responses: when they are created, and when they are fetched."""

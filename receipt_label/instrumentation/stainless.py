@@ -25,13 +25,14 @@ from receipt_label.instrumentation.calls import (
     log_fault,
     status_of,
 )
-from receipt_label.instrumentation.event_log import body_of
+from receipt_label.instrumentation.event_log import EventLog, body_of, is_event_stream
 from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.usage.address import locate
 from receipt_label.usage.quick import QuickReader, quick_reader
 
 __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 
+# None also within a request that is no call: its answer is not that of one around it.
 _in_progress: ContextVar[Exchange | None] = ContextVar("receipt_usage_exchange", default=None)
 
 _OURS = "_receipt_usage_hook"
@@ -170,14 +171,14 @@ class _Hooks:
         @functools.wraps(self._request)
         def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._begin(options)
-            if exchange is None:
-                return self._request(cast_to, options, *args, **kwargs)
-            options = self._prepared(exchange, options)
+            if exchange is not None:
+                options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
                 return self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
-                self._failed(exchange, error)
+                if exchange is not None:
+                    self._failed(exchange, error)
                 raise
             finally:
                 _in_progress.reset(token)
@@ -190,14 +191,14 @@ class _Hooks:
         @functools.wraps(self._request)
         async def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._begin(options)
-            if exchange is None:
-                return await self._request(cast_to, options, *args, **kwargs)
-            options = self._prepared(exchange, options)
+            if exchange is not None:
+                options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
                 return await self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
-                self._failed(exchange, error)
+                if exchange is not None:
+                    self._failed(exchange, error)
                 raise
             finally:
                 with suppress(ValueError):  # a coroutine that another context closes
@@ -259,13 +260,25 @@ class _Hooks:
             return options
 
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
-        """Record a failure, unless the call was answered, or only fetched what exists already."""
-        if exchange.answered or exchange.fetches:
+        """Record a failure, unless the call was answered, or only fetched what exists already.
+
+        Without a request, of a body that cannot be encoded, there was no call.
+        """
+        if exchange.answered or exchange.fetches or self._unbuilt(error):
             return
         retries: object = None
         with suppress(Exception):  # an error of another library's may lack a request
             retries = error.request.headers.get(_RETRY_COUNT)  # type: ignore[attr-defined]
         exchange.fail(error, http_status=status_of(error), metadata=_attempts(retries))
+
+    def _unbuilt(self, error: BaseException) -> bool:
+        """Return whether the client raised this while it put the request together."""
+        trace = error.__traceback__
+        while trace is not None:
+            frame, trace = trace.tb_frame, trace.tb_next
+            if frame.f_code.co_name == _BUILDS and frame.f_locals.get("self") is self._client:
+                return True
+        return False
 
     def _answered(self, arguments: Mapping[str, Any]) -> None:
         """Record an answer: now where it has been read, else as its owner reads it."""
@@ -287,19 +300,34 @@ class _Hooks:
             if exchange.quick is not None:
                 reply = exchange.quick(content, exchange.request_model)
             if reply is None:
-                reply = content if content.startswith(_EVENTS) else body_of(content)
+                reply = content if _has_events(response, content) else body_of(content)
             exchange.reply(
                 reply,
                 url=str(response.url) if self._rewrites else None,
                 metadata=metadata,
             )
+            if exchange.hide_usage and reply is content:
+                _hide_usage(response)
         except Exception as fault:
             log_fault(fault)
 
 
 _REFUSED = 300
+_BUILDS = "_build_request"
 _EVENTS = (b"data:", b"event:")
 _RETRY_COUNT = "x-stainless-retry-count"
+
+
+def _has_events(response: Any, content: bytes) -> bool:
+    """Return whether a body is a stream of events, if need be one that is not said to be."""
+    return is_event_stream(response.headers.get("content-type", "")) or content.startswith(_EVENTS)
+
+
+def _hide_usage(response: Any) -> None:
+    """Leave OpenAI's extra chunk out of a stream that a hook, a cache or a mock read already."""
+    log = EventLog(hide_usage=True)
+    response._content = log.feed(response.content) + log.rest()  # noqa: SLF001 - where httpx keeps it
+    response.__dict__.pop("_text", None)  # made of the content, on demand
 
 
 def _attempts(retries: object) -> dict[str, Any]:

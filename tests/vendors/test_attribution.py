@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
+import openai
 import pytest
 
 from receipt_dynamo import UsageClient
 from receipt_label import AIUsageTracker, ContextThreadPoolExecutor
 from receipt_label.instrumentation.calls import Instrument, observe
 from tests.support.vendor_calls import SAY
-from tests.support.vendor_server import VendorServer
+from tests.support.vendor_server import VendorServer, error, recorded, reply
 from tests.vendors.conftest import Make, Records
 
 
@@ -96,6 +98,56 @@ def test_one_client_within_another_s_call_counts_each_once(
             if number == 1:
                 inner.messages.create(model="claude-sonnet-5", max_tokens=9, messages=SAY)
     assert Counter(record.service for record in records()) == {"openai": 1, "anthropic": 1}
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "refused"])
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
+def test_a_request_that_is_no_call_within_a_call_leaves_its_record_alone(
+    kind: str,
+    fails: bool,
+    server: VendorServer,
+    make: Make,
+    tracker: AIUsageTracker,
+    records: Records,
+) -> None:
+    """A moderation that a hook asks for before each chat: its answer is not the chat's."""
+    bare = make(kind)
+    client = tracker.wrap(bare)
+
+    def hook(request: Any) -> None:
+        if request.url.path.endswith("/chat/completions"):
+            client.moderations.create(input="x")
+
+    async def async_hook(request: Any) -> None:
+        if request.url.path.endswith("/chat/completions"):
+            await client.moderations.create(input="x")
+
+    asynchronous = kind.startswith("Async")
+    bare._client.event_hooks = {"request": [async_hook if asynchronous else hook]}
+    used = {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55}
+    moderation = reply({"id": "own-1", "model": "omni", "results": [], "usage": used})
+    chat = error(500) if fails else recorded("/v1/chat/completions", model="gpt-4o")
+    assert chat is not None
+    server.script(moderation, chat)
+
+    async def ask_async() -> None:
+        async with client:
+            await ask(client, "gpt-4o")
+
+    with suppress(openai.InternalServerError):
+        if asynchronous:
+            asyncio.run(ask_async())
+        else:
+            with client:
+                ask(client, "gpt-4o")
+    assert [request.path for request in server.requests] == [
+        "/v1/moderations",
+        "/v1/chat/completions",
+    ]
+    (record,) = records()
+    assert (record.operation, record.error, record.input_tokens) == (
+        ("chat", "InternalServerError", None) if fails else ("chat", None, 14)
+    )
 
 
 def test_a_client_within_a_helper_that_counts_itself_counts_once(

@@ -194,6 +194,27 @@ def test_bad_arguments_are_no_call(make: Make, tracker: AIUsageTracker, records:
     assert records() == []
 
 
+@pytest.mark.parametrize("kind", ASK)
+def test_a_body_that_cannot_be_encoded_is_no_call(
+    kind: str, server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """It raises as the bare client does; nothing was asked, so nothing is counted."""
+
+    def unsendable(client: Any) -> Any:
+        asked: dict[str, Any] = {"model": "gpt-4o", "messages": [...]}
+        if "Anthropic" in kind:
+            return client.messages.create(max_tokens=64, **asked)
+        return client.chat.completions.create(**asked)
+
+    bare, wrapped = (
+        raised_by(client, unsendable) for client in (make(kind), tracker.wrap(make(kind)))
+    )
+    assert (type(wrapped), str(wrapped)) == (type(bare), str(bare))
+    assert isinstance(wrapped, TypeError)
+    assert server.requests == []
+    assert records() == []
+
+
 def test_failures_of_what_is_no_call_are_not_counted(
     server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
 ) -> None:
