@@ -175,12 +175,15 @@ class _Hooks:
             options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
-                return self._request(cast_to, options, *args, **kwargs)
+                result = self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
                 self._failed(exchange, error)
                 raise
             finally:
                 _in_progress.reset(token)
+            if exchange.answered:
+                exchange.made(result)
+            return result
 
         return request
 
@@ -195,13 +198,16 @@ class _Hooks:
             options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
-                return await self._request(cast_to, options, *args, **kwargs)
+                result = await self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
                 self._failed(exchange, error)
                 raise
             finally:
                 with suppress(ValueError):  # a coroutine that another context closes
                     _in_progress.reset(token)
+            if exchange.answered:
+                exchange.made(result)
+            return result
 
         return request
 
