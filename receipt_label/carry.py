@@ -7,10 +7,11 @@ it through one environment variable, which its first record reads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Mapping
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextvars import Context, copy_context
-from functools import update_wrapper, wraps
-from inspect import iscoroutinefunction
+from functools import partial, update_wrapper, wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from types import MappingProxyType, MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -34,11 +35,27 @@ def wrap_context(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     Each call runs in a copy of its own, so the result may be called by several threads at once. It
     can be pickled where ``function`` can, and then brings the fields of this context (not other
-    ContextVars) to the process that calls it. A coroutine function stays one.
+    ContextVars) to the process that calls it. A coroutine function stays one. Each step of a
+    generator, also of an asynchronous one, runs in the context; between two steps its reader's own
+    is in force.
     """
     if iscoroutinefunction(function):
         return cast("Callable[_P, _R]", _bound_coroutine(function))
-    return _InContext(function, copy_context())
+    return _kind_of(function)(function, copy_context())
+
+
+def first_step(generator: AsyncGenerator[Any, Any], argument: Any = None) -> Awaitable[Any]:
+    """Return the first step of an asynchronous generator that stands within one of ours.
+
+    The event loop is to close ours, which closes this one: if it knew both, it would close them at
+    the same moment, and this one's clean-up would be lost.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return generator.asend(argument)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 class _InContext(Generic[_P, _R]):
@@ -59,6 +76,96 @@ class _InContext(Generic[_P, _R]):
         return _rebuild, (self._function, self._context.run(snapshot))
 
 
+class _GeneratorInContext(_InContext[_P, Any]):
+    """A generator function bound to a context."""
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> Any:
+        context = self._context.copy()
+        return _steps(context, context.run(self._function, *args, **kwargs))
+
+
+def _steps(context: Context, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    step: Callable[[Any], Any] = generator.send
+    argument: Any = None
+    while True:
+        try:
+            item = context.run(step, argument)
+        except StopIteration as end:
+            return end.value
+        try:
+            step, argument = generator.send, (yield item)
+        except GeneratorExit:
+            context.run(generator.close)
+            raise
+        except BaseException as error:
+            step, argument = generator.throw, error
+
+
+class _AsyncGeneratorInContext(_InContext[_P, Any]):
+    """An asynchronous generator function bound to a context."""
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> Any:
+        frame = self._context.run(contexts.in_force)
+        return _async_steps(frame, self._function(*args, **kwargs))
+
+
+async def _async_steps(
+    frame: contexts.Frame, generator: AsyncGenerator[Any, Any]
+) -> AsyncGenerator[Any, Any]:
+    step: Callable[[Any], Awaitable[Any]] = partial(first_step, generator)
+    argument: Any = None
+    while True:
+        before = contexts.in_force()
+        contexts.put_in_force(frame)
+        try:
+            item = await step(argument)
+        except StopAsyncIteration:
+            return
+        finally:
+            frame = contexts.in_force()
+            contexts.put_in_force(before)
+        try:
+            step, argument = generator.asend, (yield item)
+        except GeneratorExit:
+            before = contexts.in_force()
+            contexts.put_in_force(frame)
+            try:
+                await generator.aclose()
+            finally:
+                contexts.put_in_force(before)
+            raise
+        except BaseException as error:
+            step, argument = generator.athrow, error
+
+
+class _AsyncCallableInContext(_InContext[_P, Any]):
+    """An object whose ``__call__`` is a coroutine function, bound to a context."""
+
+    async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> Any:
+        frame = self._context.run(contexts.in_force)
+        return await _awaited(frame, self._function, args, kwargs)
+
+
+async def _awaited(
+    frame: contexts.Frame, function: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    before = contexts.in_force()
+    contexts.put_in_force(frame)
+    try:
+        return await function(*args, **kwargs)
+    finally:
+        contexts.put_in_force(before)
+
+
+def _kind_of(function: Callable[..., Any]) -> type[_InContext[Any, Any]]:
+    if isasyncgenfunction(function):
+        return _AsyncGeneratorInContext
+    if isgeneratorfunction(function):
+        return _GeneratorInContext
+    called = getattr(type(function), "__call__", None)  # noqa: B004 - of its class
+    return _AsyncCallableInContext if iscoroutinefunction(called) else _InContext
+
+
 def _bound_coroutine(
     function: Callable[_P, Coroutine[Any, Any, _R]],
 ) -> Callable[_P, Coroutine[Any, Any, _R]]:
@@ -66,12 +173,7 @@ def _bound_coroutine(
 
     @wraps(function)
     async def in_context(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        before = contexts.in_force()
-        contexts.put_in_force(frame)
-        try:
-            return await function(*args, **kwargs)
-        finally:
-            contexts.put_in_force(before)
+        return cast("_R", await _awaited(frame, function, args, kwargs))
 
     return in_context
 
@@ -79,7 +181,7 @@ def _bound_coroutine(
 def _rebuild(function: Callable[_P, _R], fields: Mapping[str, Any]) -> Callable[_P, _R]:
     context = Context()
     context.run(contexts.put_in_force, contexts.Frame(MappingProxyType(dict(fields))))
-    return _InContext(function, context)
+    return context.run(wrap_context, function)
 
 
 def snapshot() -> dict[str, Any]:

@@ -7,7 +7,10 @@ and ``executor.py`` offer.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
@@ -93,6 +96,30 @@ def _of_process() -> Frame:
 
         _root = Frame(MappingProxyType(fields_of_process()))
     return _root
+
+
+def _leave_all(_: object) -> None:
+    """Begin without a context in a child of multiprocessing's: a worker is handed its tasks by
+    others than whoever happened to start it. A plain ``os.fork`` goes on as its parent was."""
+    _context.set(None)
+
+
+def _before_fork() -> None:
+    """Have multiprocessing call that in its children, where it is loaded: it is never loaded here.
+
+    It keeps what it calls under the object that it is for, and this module lives on.
+    """
+    global _told_multiprocessing  # noqa: PLW0603 - a fact of the process
+    util = sys.modules.get("multiprocessing.util")
+    if _told_multiprocessing or util is None:
+        return
+    with suppress(Exception):  # half imported by another thread
+        util.register_after_fork(_leave_all, _leave_all)
+        _told_multiprocessing = True
+
+
+_told_multiprocessing = False
+os.register_at_fork(before=_before_fork)
 
 
 class ContextScope:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from receipt_dynamo import AIUsageMetric, PutResult, mint_request_id, plain_decimal
 from receipt_label import context as contexts
+from receipt_label.known_replies import USAGE_KEYS
 from receipt_label.pricing.money import plus
+from receipt_label.reply_metric import kept_id
 from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped
 
@@ -27,7 +29,6 @@ __all__ = ["Operation", "Plan", "Run"]
 REMEMBERED_REPLIES = 256
 """Replies that an operation remembers, to tell whether the one that is returned was recorded."""
 
-_REPLY_KEYS = ("usage", "usageMetadata", "usage_metadata")
 _SDKS = frozenset(
     "openai anthropic google mistralai groq cohere cerebras ollama together fireworks voyageai "
     "perplexity xai_sdk litellm".split()
@@ -158,7 +159,7 @@ class Operation:
         """
         if reply.response_id is None:
             return self.calls > 0
-        return reply.response_id in self._replies
+        return kept_id(reply.response_id) in self._replies
 
     def totals(self) -> dict[str, Any]:
         """Return what was called within, for the metadata of the record; {} where nothing was."""
@@ -205,6 +206,7 @@ class Run:
         self._seconds = 0.0
         self._step_began = 0.0
         self._ended = False
+        self._pid = os.getpid()
 
     def __enter__(self) -> Run:
         self._before = contexts.in_force()
@@ -254,7 +256,7 @@ class Run:
             return name
 
     def _end(self, status: str, error: str | None, result: object) -> None:
-        if self._ended:
+        if self._ended or self._pid != os.getpid():  # a child of a fork: its parent records it
             return
         self._ended = True
         before = contexts.in_force()
@@ -317,7 +319,7 @@ class Run:
             return None
 
     def _reply_of(self, result: object) -> Reply | None:
-        """Return the vendor's reply that a run returned, if nobody within has recorded it."""
+        """Return the vendor's reply that a run returned, if nobody has recorded it."""
         if not self._plan.free:
             return None
         if self._plan.reply is not None:
@@ -334,12 +336,18 @@ class Run:
             return None
         if isinstance(reply, Skipped) or self.operation.has_recorded(reply):
             return None
-        guessed = self._plan.reply is None and isinstance(result, dict)
-        return None if guessed and reply.usage is None else reply
+        known = self._tracker.known
+        if self._plan.reply is None and (
+            known.has(reply, response)  # only handed on: recorded by whoever made the call
+            or (isinstance(result, dict) and reply.usage is None)
+        ):
+            return None
+        known.note_object(response)
+        return reply
 
 
 def _looks_like_reply(result: object) -> bool:
     """Whether a function's result is worth reading: an SDK's object, or a dict with usage."""
     if isinstance(result, dict):
-        return any(isinstance(result.get(key), Mapping) for key in _REPLY_KEYS)
+        return any(isinstance(result.get(key), Mapping) for key in USAGE_KEYS)
     return type(result).__module__.partition(".")[0] in _SDKS

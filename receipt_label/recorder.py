@@ -14,6 +14,7 @@ from receipt_dynamo import AIUsageMetric, PutResult, UsageClient, UsageError, mi
 from receipt_label import context as contexts
 from receipt_label.context import as_id
 from receipt_label.faults import FaultLog
+from receipt_label.known_replies import KnownReplies
 from receipt_label.masking import RecordMask
 from receipt_label.observers import Observers
 from receipt_label.pricing import PriceBook
@@ -65,6 +66,7 @@ class Recorder:
         self._now = now or (lambda: datetime.now(UTC))
         self._closed = False
         self._times = ReplyTimes()
+        self.known = KnownReplies()
         settings = client.settings
         self._defaults: dict[str, Any] = {"environment": str(settings.environment)}
         if settings.deployment_version:
@@ -161,6 +163,20 @@ class Recorder:
                 operation=operation,
                 request_model=request_model,
             )
+            if service is None and url is None and isinstance(reply, Reply):
+                # A wrapped client knows the service by its address; one call is of one service.
+                service = self.known.service_of(reply)
+                if service is not None and service != reply.service:
+                    reply = read_reply(
+                        response,
+                        http_status=http_status,
+                        service=service,
+                        model=model,
+                        operation=operation,
+                        request_model=request_model,
+                    )
+            if isinstance(reply, Reply) and request_id_of(reply) is None:
+                self.known.note_object(response)
         except Exception as error:
             return self._refuse(error, service, model)
         if isinstance(reply, Skipped):
@@ -213,6 +229,7 @@ class Recorder:
                 usage and usage.input_tokens,
                 usage and usage.output_tokens,
             )
+        self.known.note(reply)
         result = PutResult.STORED
         for metric in metrics:
             answer = self._client.put_ai_usage_metric(metric)
@@ -237,7 +254,8 @@ class Recorder:
     ) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Return the fields of a record that its context and its caller give, and the variant of
         its price."""
-        merged = {**self._defaults, **contexts.current()}
+        inner = contexts.current()
+        merged = dict(contexts.merged(self._defaults, inner) if inner else self._defaults)
         merged["metadata"] = _both(merged.get("metadata"), metadata)
         variant = _both(merged.pop("price_context", None), price_context)
         for name, value in fields.items():

@@ -22,6 +22,7 @@ __all__ = [
     "REMEMBERED_REPLIES",
     "ReplyTimes",
     "in_variant",
+    "kept_id",
     "metrics_of_reply",
     "price_fields",
     "request_id_of",
@@ -191,19 +192,20 @@ def _reduced(reply: Reply, refused: ValueError) -> Reply:
     """Return the reply with nothing left that a metric could refuse."""
     return msgspec.structs.replace(
         reply,
-        model=_clean(reply.model) or "unknown",
-        request_model=_clean(reply.request_model),
-        operation=_clean(reply.operation) or "unknown",
-        response_id=_clean(reply.response_id),
+        model=kept_id(reply.model) or "unknown",
+        request_model=kept_id(reply.request_model),
+        operation=kept_id(reply.operation) or "unknown",
+        response_id=kept_id(reply.response_id),
         usage=None,
         provider_cost_usd=None,
         fault=reply.fault or "inconsistent_usage",
-        error=_clean(reply.error),
+        error=kept_id(reply.error),
         metadata={"refused": str(refused)[:500]},
     )
 
 
-def _clean(text: str | None) -> str | None:
+def kept_id(text: str | None) -> str | None:
+    """Return a vendor's text as a metric keeps it."""
     if not text:
         return None
     if text.isascii():
@@ -236,7 +238,7 @@ def _build(
         "operation": reply.operation,
         "timestamp": timestamp,
         "request_id": request_id,
-        "response_id": _clean(reply.response_id),
+        "response_id": kept_id(reply.response_id),
         "provider_cost_usd": reply.provider_cost_usd,
         "status": reply.status,
         "error": reply.error,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from decimal import Decimal
-from functools import wraps
+from functools import partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from receipt_dynamo import AIUsageMetric
 from receipt_label import context as contexts
+from receipt_label.carry import first_step
 from receipt_label.operations import Operation, Plan, Run
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def _async_generator(function: Callable[..., Any], begin: _Begin) -> Callable[..
     async def tracked(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         run = begin(args, kwargs)
         generator = function(*args, **kwargs)
-        step, argument = generator.asend, None
+        step, argument = partial(first_step, generator), None
         while True:
             try:
                 if run is None:

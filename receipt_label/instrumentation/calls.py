@@ -137,6 +137,13 @@ class Call:
         except Exception as fault:
             log_fault(fault)
 
+    def made(self, result: object) -> None:
+        """Take note of what the caller gets, which stands for this call where it has no id."""
+        try:
+            self.instrument.tracker.known.note_object(result)
+        except Exception as fault:
+            log_fault(fault)
+
     def fail(
         self,
         error: BaseException,
@@ -258,12 +265,13 @@ def _begun(begin: Begin, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call 
 def _finished(finish: Finish | None, call: Call, result: Any) -> Any:
     if finish is None:
         call.reply(result)
-        return result
-    try:
-        return finish(call, result)
-    except Exception as fault:
-        log_fault(fault)
-        return result
+    else:
+        try:
+            result = finish(call, result)
+        except Exception as fault:
+            log_fault(fault)
+    call.made(result)
+    return result
 
 
 def status_of(error: BaseException) -> int | None:

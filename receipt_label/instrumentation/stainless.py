@@ -175,13 +175,16 @@ class _Hooks:
                 options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
-                return self._request(cast_to, options, *args, **kwargs)
+                result = self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
                 if exchange is not None:
                     self._failed(exchange, error)
                 raise
             finally:
                 _in_progress.reset(token)
+            if exchange.answered:
+                exchange.made(result)
+            return result
 
         return request
 
@@ -195,7 +198,7 @@ class _Hooks:
                 options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
-                return await self._request(cast_to, options, *args, **kwargs)
+                result = await self._request(cast_to, options, *args, **kwargs)
             except BaseException as error:
                 if exchange is not None:
                     self._failed(exchange, error)
@@ -203,6 +206,9 @@ class _Hooks:
             finally:
                 with suppress(ValueError):  # a coroutine that another context closes
                     _in_progress.reset(token)
+            if exchange.answered:
+                exchange.made(result)
+            return result
 
         return request
 

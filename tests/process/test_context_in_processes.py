@@ -25,6 +25,7 @@ from receipt_label import (
     wrap_context,
 )
 from receipt_label.context import current
+from tests.support import in_fork
 from tests.support.pool_work import record, record_within
 
 METHODS = ["fork", "spawn", "forkserver"]
@@ -67,6 +68,49 @@ def test_every_task_of_a_process_pool_carries_the_context_of_its_submit(
     metadata = {metric.request_id: metric.metadata for metric in client.query()}
     assert metadata["mapped-0"] == {"operation_type": "mapped"}
     assert metadata["job0-outer"] == {"deep": {"list": [1]}}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_does_not_keep_the_context_in_which_it_was_started(
+    tracker: AIUsageTracker, method: str
+) -> None:
+    """A plain pool is used by many: its tasks have no context, not that of the first of all."""
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        with tracker.context(job_id="a"):
+            assert executor.submit(_fields).result() == {}
+        with tracker.track("b", job_id="b"):
+            assert executor.submit(_fields).result() == {}
+        assert executor.submit(_fields).result() == {}
+    with tracker.context(job_id="a"):
+        pool = context.Pool(1)
+    with pool:
+        assert pool.apply(_fields) == {}
+        pool.close()
+        pool.join()
+
+
+def test_a_child_of_a_plain_fork_goes_on_in_its_parents_context(tracker: AIUsageTracker) -> None:
+    """It is the same program at the same place, also where multiprocessing is loaded."""
+    with tracker.context(job_id="a"):
+        assert in_fork(lambda: _assert_job("a")) == 0
+
+
+def _assert_job(job: str) -> None:
+    assert current().get("job_id") == job
+
+
+def test_contexts_do_not_load_multiprocessing() -> None:
+    """A program that forks without it has nothing of it afterwards."""
+    program = (
+        "import os, sys; from receipt_label.context import current\n"
+        "pid = os.fork()\n"
+        "if not pid: os._exit(0)\n"
+        "os.waitpid(pid, 0); sys.exit('multiprocessing' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.slow

@@ -714,6 +714,25 @@ def test_a_signal_handler_may_record_while_its_thread_adds_up(tracker: AIUsageTr
         assert operation.calls == 1
 
 
+def test_a_block_that_a_child_of_a_fork_leaves_is_its_parents_to_record(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """An exception in the child does not make a failure of the parent's run."""
+    tracked = tracker.track("whole")
+    with tracked as operation:
+
+        def child() -> None:
+            operation.metadata["child"] = True
+            tracked.__exit__(KeyError, KeyError(), None)
+
+        assert in_fork(child) == 0
+        assert list(client.query()) == []
+        operation.metadata["parent"] = True
+    metric = only(client)
+    assert (metric.status, metric.error) == ("complete", None)
+    assert metric.metadata == {"parent": True}
+
+
 def test_a_child_of_a_fork_records_within_its_parents_operation(
     tracker: AIUsageTracker, client: UsageClient
 ) -> None:

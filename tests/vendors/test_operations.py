@@ -24,7 +24,7 @@ from receipt_label import (
 )
 from receipt_label.context import current
 from tests.support.pool_work import call_model
-from tests.support.vendor_server import VendorServer, error
+from tests.support.vendor_server import VendorServer, error, reply
 from tests.vendors.conftest import Make, Records
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}]}
@@ -89,6 +89,40 @@ def test_a_tracked_function_counts_a_wrapped_call_once_and_a_bare_one_as_well(
     }  # fmt: skip
     assert all(call.latency_ms and call.input_tokens for call in calls)
     assert len(found) == 6  # where the reply is the call's record, there is no other
+
+
+@pytest.mark.parametrize("response_id", ["chatcmpl-0123456789abcdefghij", "chatcmpl-887"])
+def test_a_reply_that_is_only_handed_on_stays_its_makers(
+    tracker: AIUsageTracker,
+    server: VendorServer,
+    make: Make,
+    records: Records,
+    response_id: str,
+) -> None:
+    """By its id, and by the object where the id is too short to tell calls apart."""
+    server.own_ids = False
+    body = {
+        "id": response_id, "object": "chat.completion", "created": 1_780_000_000,
+        "model": "gpt-4o", "choices": [],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
+    }  # fmt: skip
+    server.script(reply(body), reply(body))
+    wrapped, bare = tracker.wrap(make("OpenAI")), make("OpenAI")
+
+    @tracker.track("label", job_id="maker")
+    def label(client: Any) -> Any:
+        return client.chat.completions.create(**CHAT)
+
+    @tracker.track("annotate", job_id="other")
+    def annotate(answer: Any) -> Any:
+        return answer
+
+    annotate(annotate(label(wrapped)))
+    if response_id == "chatcmpl-887":
+        annotate(label(bare))
+    calls = calls_of(records)
+    assert [call.job_id for call in calls] == ["maker"] * (1 + (response_id == "chatcmpl-887"))
+    assert {call.service for call in calls} <= {"openai", "openai_compatible"}
 
 
 def test_a_stream_counts_for_the_operation_that_made_the_call(

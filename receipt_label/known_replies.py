@@ -1,0 +1,90 @@
+"""Replies that a tracker has recorded lately: told by their ids, or by the objects themselves."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from receipt_label.reply_metric import MIN_ID_CHARACTERS, REMEMBERED_REPLIES, request_id_of
+
+if TYPE_CHECKING:
+    from receipt_label.usage.reply import Reply
+
+__all__ = ["USAGE_KEYS", "KnownReplies"]
+
+USAGE_KEYS = ("usage", "usageMetadata", "usage_metadata")
+"""Where a reply that is a dict has its usage."""
+
+REMEMBERED_OBJECTS = 256
+
+
+class KnownReplies:
+    """The last 4,096 ids of replies, with their services, and the last 256 objects without one.
+
+    An object is held weakly where it can be; of a dict only its usage is held. Thread-safe without
+    a lock: what two threads note at the same moment may push out an older entry too early.
+    """
+
+    def __init__(self) -> None:
+        self._services: dict[str, str] = {}
+        self._older_services: dict[str, str] = {}
+        self._objects: dict[int, Any] = {}
+        self._older_objects: dict[int, Any] = {}
+
+    def note(self, reply: Reply) -> None:
+        """Take note of a reply that is recorded, by its id."""
+        response_id = request_id_of(reply)
+        if response_id is None:
+            return
+        services = self._services
+        services[response_id] = reply.service
+        if len(services) >= REMEMBERED_REPLIES:
+            self._older_services, self._services = services, {}
+
+    def service_of(self, reply: Reply) -> str | None:
+        """Return the service that a reply of this id was recorded under, if one was."""
+        response_id = request_id_of(reply)
+        if response_id is None:
+            return None
+        return self._services.get(response_id) or self._older_services.get(response_id)
+
+    def note_object(self, response: object) -> None:
+        """Take note of what stands for a recorded call, unless its id does that."""
+        own_id = getattr(response, "id", None)
+        if type(own_id) is str and len(own_id) >= MIN_ID_CHARACTERS:
+            return
+        anchor = _anchor(response)
+        if anchor is None:
+            return
+        held: Any
+        try:
+            held = weakref.ref(anchor)
+        except TypeError:  # a dict, an object with slots
+            held = anchor
+        objects = self._objects
+        objects[id(anchor)] = held
+        if len(objects) >= REMEMBERED_OBJECTS:
+            self._older_objects, self._objects = objects, {}
+
+    def has(self, reply: Reply, response: object) -> bool:
+        """Whether ``reply``, which was read from ``response``, is of a call that is recorded."""
+        if request_id_of(reply) is not None:
+            return self.service_of(reply) is not None
+        anchor = _anchor(response)
+        for objects in (self._objects, self._older_objects):
+            held = objects.get(id(anchor))
+            if isinstance(held, weakref.ref):
+                held = held()
+            if held is not None and held is anchor:
+                return True
+        return False
+
+
+def _anchor(response: object) -> object:
+    """Return what a reply is told by: itself, or the usage of a dict, which is small."""
+    if not isinstance(response, dict):
+        return None if isinstance(response, (str, bytes, list)) else response
+    return next(
+        (response[key] for key in USAGE_KEYS if isinstance(response.get(key), Mapping)), None
+    )
