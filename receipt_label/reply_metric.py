@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REMEMBERED_REPLIES",
     "ReplyTimes",
+    "digest_of",
     "in_variant",
     "metrics_of_reply",
     "price_fields",
@@ -79,10 +80,11 @@ def request_id_of(reply: Reply) -> str | None:
     response_id = reply.response_id
     if response_id is None or len(response_id) < MIN_ID_CHARACTERS:
         return None
-    return response_id if _fits(response_id) else _digest(response_id)
+    return response_id if _fits(response_id) else digest_of(response_id)
 
 
-def _digest(response_id: str) -> str:
+def digest_of(response_id: str) -> str:
+    """Return an id as one that a metric may have, the same for the same id."""
     digest = hashlib.sha256(response_id.encode("utf-8", "surrogatepass")).hexdigest()
     return f"sha256-{digest[:32]}"
 
@@ -170,7 +172,7 @@ def in_variant(reply: Reply, variant: Mapping[str, str]) -> Reply:
 def _inner_id(request_id: str, number: int) -> str:
     """Return the id of a call inside another, within what a request id may have."""
     name = f"{request_id}-{number}"
-    return name if _fits(name) else f"{_digest(request_id)}-{number}"
+    return name if _fits(name) else f"{digest_of(request_id)}-{number}"
 
 
 def _metric(

@@ -66,7 +66,7 @@ class AIUsageTracker(Recorder):
             prices = shared_book(path)
         super().__init__(client, prices, rules, strict=strict, now=now, exporters=exporters)
         if defaults:
-            self._defaults.update(self._checked("defaults", defaults))
+            self._defaults.update(self.checked("defaults", defaults))
         self._observers.bind(self)
 
     @property
@@ -86,7 +86,7 @@ class AIUsageTracker(Recorder):
         None changes nothing. A bad value is left out, logged once, and raises with ``strict=True``;
         an unknown name is a TypeError.
         """
-        return contexts.ContextScope(self._checked("context()", fields))
+        return contexts.ContextScope(self.checked("context()", fields))
 
     @overload
     def track(self, operation: _F, /) -> _F: ...
@@ -144,7 +144,7 @@ class AIUsageTracker(Recorder):
             model=model,
             reply=reply,
             error_messages=error_messages,
-            fields=self._checked("track()", fields),
+            fields=self.checked("track()", fields),
         )
 
     def tool(
@@ -178,7 +178,7 @@ class AIUsageTracker(Recorder):
             service=service,
             bill_failures=bill_failures,
             error_messages=error_messages,
-            fields=self._checked("tool()", fields),
+            fields=self.checked("tool()", fields),
         )
 
     def wrap(self, client: _Client, *, include_usage: bool = False) -> _Client:
