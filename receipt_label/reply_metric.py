@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import msgspec
 
 from receipt_dynamo import AIUsageMetric
 from receipt_label.pricing import Price, PriceBook
+from receipt_label.pricing.money import fit
 
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply, Usage
@@ -186,6 +188,16 @@ def _metric(
     try:
         return _build(reply, book, timestamp, request_id, fields, mask)
     except ValueError as refused:
+        cost = reply.provider_cost_usd
+        if (
+            cost is not None and cost.is_finite()
+        ):  # of too many digits: it is no reason to lose more
+            rounded = msgspec.structs.replace(reply, provider_cost_usd=fit(cost))
+            with suppress(ValueError):
+                return _build(rounded, book, timestamp, request_id, fields, mask)
+            unpaid = msgspec.structs.replace(reply, provider_cost_usd=None)
+            with suppress(ValueError):
+                return _build(unpaid, book, timestamp, request_id, fields, mask)
         return _build(_reduced(reply, refused), book, timestamp, request_id, fields, mask)
 
 

@@ -209,6 +209,7 @@ class AIUsageTracker(Recorder):
         The same output recorded again counts once; for replies that say no time (Anthropic's,
         embeddings) that takes the same ``timestamp`` again: give the batch's own end, a datetime or
         seconds since 1970. ``fields`` as in ``record``. Raises TypeError for what is no output.
+        A ``timestamp`` that is none is logged, and raises with ``strict``.
         """
         from receipt_label.batch_output import record_output
 
