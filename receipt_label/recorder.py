@@ -225,7 +225,9 @@ class Recorder:
     def _identity(self, request_id: str | None) -> str | None:
         """Return the caller's id, or its digest where a credential stands in it: masked, the ids
         of two calls would be the same."""
-        return request_id if self._mask.id(request_id) is request_id else digest_of(request_id)
+        if request_id is None or self._mask.id(request_id) is request_id:
+            return request_id
+        return digest_of(request_id)
 
     def now(self) -> datetime:
         """Return the time that a record made here and now gets; aware, in UTC."""
