@@ -132,7 +132,7 @@ class _Copy:
         name = pair[0] if isinstance(pair[0], str) else pair[0][:_SHORT].decode("latin-1")
         text = pair[1].decode("latin-1") if isinstance(pair[1], bytes) else pair[1]
         # Two names in a list are no pair: ["password", "email"].
-        if not isinstance(text, str) or _NO_NAME.search(text[:MAX_TEXT]) is None:
+        if not isinstance(text, str) or (len(text) <= _FEW and not _NO_NAME.search(text)):
             return None
         if self._kind(name) not in ("secret", "token"):
             return None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from receipt_dynamo import PutResult, UsageClient
-from receipt_label import AIUsageTracker, UsageLogger, mask
+from receipt_label import AIUsageTracker, UsageLogger, ai_usage_tracked, mask
 from tests.support import NOON
 
 KEY = "sk-proj-" + "aB3dE5fG7hJ9kL1mN3pQ5rS7"
@@ -77,7 +77,7 @@ def test_names_lose_their_credentials(make: Make, client: UsageClient, tmp_path:
         tracker.record(**CALL)
     UsageLogger(tracker).log_tool_usage(f"fetch {KEY}")
 
-    @tracker.track
+    @ai_usage_tracked(tracker=tracker)
     def label(user_id: str) -> None:
         tracker.record(**CALL)
 
