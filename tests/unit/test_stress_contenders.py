@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -38,3 +40,9 @@ def test_a_run_without_that_contender_needs_no_package(monkeypatch: pytest.Monke
     monkeypatch.setattr("benchmarks.stress.contenders.find_spec", lambda _: None)
     assert main(["--contender", "put_item"]) == 130
     assert len(begun) == 1
+
+
+def test_all_extras_are_those_of_a_pipeline() -> None:
+    """Who installs ``all`` gets the exporters, not the harness with its web server."""
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["all"] == ["receipt-usage[otel,prometheus]"]
