@@ -9,8 +9,9 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SAMPLE := examples/data/recorded_replies.jsonl
+DEMO_COMMAND := RECEIPT_USAGE_DIR=.demo $(BIN)/receipt-usage
 DEMO := env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development \
-	RECEIPT_USAGE_DIR=$(CURDIR)/.demo $(BIN)/receipt-usage
+	RECEIPT_USAGE_DIR=$(CURDIR)/.demo RECEIPT_USAGE_COMMAND="$(DEMO_COMMAND)" $(BIN)/receipt-usage
 # Twice as many as there are cores of a small machine: much of what tests do is waiting.
 JOBS ?= 4
 export PYTHON
@@ -25,7 +26,7 @@ run:
 	@$(DEMO) report --by service
 	@echo
 	@echo "These are $$(wc -l < $(SAMPLE) | tr -d ' ') recorded replies; the store is .demo/usage.db. By day and model:"
-	@echo "  RECEIPT_USAGE_DIR=.demo $(BIN)/receipt-usage report --by day,model"
+	@echo "  $(DEMO_COMMAND) report --by day,model"
 
 test: lint types unit
 

@@ -47,7 +47,7 @@ def record_output(
     **fields: Any,
 ) -> BatchOutput:
     """Record each line; see ``AIUsageTracker.record_batch_output``."""
-    time = _moment(timestamp)
+    time = _moment(tracker, timestamp)
     recorded = unreadable = dropped = 0
     for line in _lines(content):
         result = record_line(tracker, line, timestamp=time, **fields)
@@ -111,7 +111,22 @@ def _lines(content: object) -> Iterator[object]:
         )
 
 
-def _moment(timestamp: datetime | float | None) -> datetime | None:
-    if timestamp is None or isinstance(timestamp, datetime):
-        return timestamp
-    return datetime.fromtimestamp(timestamp, UTC)
+def _moment(tracker: AIUsageTracker, timestamp: datetime | float | None) -> datetime | None:
+    """Return an aware time. Raises ValueError for another only where the tracker is ``strict``."""
+    try:
+        if timestamp is None:
+            return None
+        if not isinstance(timestamp, datetime):
+            return datetime.fromtimestamp(timestamp, UTC)
+        if timestamp.tzinfo is not None:
+            return timestamp
+    except (ValueError, TypeError, OverflowError, OSError):
+        pass  # said below
+    fault = (
+        f"timestamp={timestamp!r} is no time of a batch: pass an aware datetime, or seconds "
+        "(not milliseconds) since 1970"
+    )
+    if tracker.strict:
+        raise ValueError(fault)
+    tracker.faults.log(f"{fault}. Replies without a time are dated now, and count again next time")
+    return None

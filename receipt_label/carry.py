@@ -19,11 +19,14 @@ import msgspec
 
 from receipt_dynamo import safe_logger
 from receipt_label import context as contexts
+from receipt_label.masking import mask
 
 __all__ = ["CONTEXT_VARIABLE", "context_environment", "wrap_context"]
 
 CONTEXT_VARIABLE = "RECEIPT_USAGE_CONTEXT"
 """The environment variable that hands a context to a program that is started."""
+
+_MAX_VARIABLE = 64 * 1024
 
 _log = safe_logger("receipt_label.context")
 _P = ParamSpec("_P")
@@ -206,9 +209,24 @@ def context_environment() -> dict[str, str]:
 
         subprocess.run(command, env={**os.environ, **context_environment()})
 
-    The program's records carry its fields wherever no scope of its own says otherwise.
+    The program's records carry its fields wherever no scope of its own says otherwise. Metadata is
+    masked first (``mask``), and left out, which is logged, where the variable would have more than
+    64 kB: systems start no program with a much longer one.
     """
-    return {CONTEXT_VARIABLE: msgspec.json.encode(snapshot()).decode()}
+    fields = snapshot()
+    for left_out in ("metadata", "price_context", None):
+        try:
+            if "metadata" in fields:
+                fields["metadata"] = mask(fields["metadata"], keep_content=False)
+            text = msgspec.json.encode(fields)
+            if len(text) <= _MAX_VARIABLE:
+                return {CONTEXT_VARIABLE: text.decode()}
+            why = f"it would have {len(text)} bytes, more than {_MAX_VARIABLE}"
+        except Exception as error:  # a text that is no Unicode
+            why = type(error).__name__
+        if left_out is not None and fields.pop(left_out, None):
+            _log.warning("%s goes without %s: %s", CONTEXT_VARIABLE, left_out, why)
+    return {}
 
 
 def fields_of_process() -> dict[str, Any]:

@@ -6,6 +6,8 @@ is made. What is sensitive is said in ``sensitive.py``.
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -33,10 +35,18 @@ _OVERLAP: Final = 1024  # a key that begins before the cut is seen whole
 _CACHED: Final = 4096
 _SHORT: Final = 128
 _FEW: Final = 32
+_PAIR: Final = 2
+_NO_NAME: Final = re.compile(r"[\d ]")
 _SHORTEST: Final = 6  # a@b.co
 _SMALL: Final = 10**13  # a card has 14 digits or more
 _NO_KIND: Final = object()
 _NO_KEYS: Final[frozenset[str]] = frozenset()
+_NAMES: Final = (
+    "service",
+    "model",
+    "operation",
+    "tool",
+)  # a context has the name of a tool as it is
 
 # Only what is clean is remembered, so no secret stays in memory. Emptied when full: no lock needed.
 _clean: dict[str, None] = {}
@@ -101,7 +111,7 @@ class _Copy:
                 return self._mapping(value)
             if isinstance(value, (set, frozenset)):
                 return {self.of(it) if isinstance(it, str) else it for it in value}
-            items = self._items(value)
+            items = self._header(value) or self._items(value)
         finally:
             self._inside.discard(id(value))
         return tuple(items) if isinstance(value, tuple) else items
@@ -115,13 +125,29 @@ class _Copy:
             copy.append(self.of(item))
         return copy
 
+    def _header(self, pair: Any) -> list[Any] | None:
+        """Return a masked ``("authorization", "...")``, None for what is no such pair."""
+        if len(pair) != _PAIR or not isinstance(pair[0], (str, bytes)):
+            return None
+        name = pair[0] if isinstance(pair[0], str) else pair[0][:_SHORT].decode("latin-1")
+        text = pair[1].decode("latin-1") if isinstance(pair[1], bytes) else pair[1]
+        # Two names in a list are no pair: ["password", "email"].
+        if not isinstance(text, str) or (len(text) <= _FEW and not _NO_NAME.search(text)):
+            return None
+        if self._kind(name) not in ("secret", "token"):
+            return None
+        return [self.of(pair[0]), self._replaced("secret", pair[1])]
+
     def _mapping(self, value: Mapping[Any, Any]) -> dict[Any, Any]:
         copy: dict[Any, Any] = {}
+        named = self._kind(value.get("name")) if "value" in value else None
         for key, inner in value.items():
             if self._values <= 0:
                 copy[_CUT] = True
                 break
             kind = self._kind(key)
+            if key == "value" and named in ("secret", "token"):
+                kind = named
             name = self._text(key) if isinstance(key, str) else key
             if name != key and name in copy:
                 name = f"{name} {len(copy)}"
@@ -217,7 +243,7 @@ class RecordMask:
     (not its text, which may hold the content). Raises TypeError here for a rule that is none.
     """
 
-    __slots__ = ("_active", "_custom", "_on_failure", "_record_content")
+    __slots__ = ("_active", "_custom", "_on_failure", "_record_content", "_within")
 
     def __init__(
         self,
@@ -232,11 +258,19 @@ class RecordMask:
         self._custom = None if isinstance(rule, bool) else rule
         self._record_content = record_content
         self._on_failure = on_failure
+        self._within = threading.local()
 
     def apply(self, fields: dict[str, Any]) -> None:
-        """Mask ``metadata`` and ``error`` of these fields, in place. Raises nothing."""
+        """Mask names, ``metadata`` and ``error`` of these fields, in place. Raises nothing.
+
+        Of names (service, model, operation) only credentials go, as of ids.
+        """
         if not self._active:
             return
+        for name in _NAMES:
+            text = fields.get(name)
+            if type(text) is str and text not in _clean_ids:
+                fields[name] = self.id(text)[: len(text)]  # a name has an upper length
         metadata = fields.get("metadata")
         if metadata:
             fields["metadata"] = self._metadata(metadata)
@@ -262,7 +296,12 @@ class RecordMask:
 
     def _is_clean(self, metadata: Any, depth: int = 0) -> bool:
         """Whether these are a few plain values without anything to mask: the common case, cheap."""
-        if type(metadata) is not dict or len(metadata) > _FEW or depth > _FEW:
+        if (
+            type(metadata) is not dict
+            or len(metadata) > _FEW
+            or depth > _FEW
+            or ("value" in metadata and "name" in metadata)  # a header: the name tells of the value
+        ):
             return False
         for key, value in metadata.items():
             if type(key) is not str or not (key in _plain_keys or _is_plain_key(key)):
@@ -285,6 +324,16 @@ class RecordMask:
                 return False
         return True
 
+    def _call(self, custom: Callable[[Any], Any], value: Any) -> Any:
+        """Call the caller's rule. Raises RecursionError within itself: a rule may record."""
+        if getattr(self._within, "custom", False):
+            raise RecursionError
+        self._within.custom = True
+        try:
+            return custom(value)
+        finally:
+            self._within.custom = False
+
     def _metadata(self, metadata: Any) -> Any:
         try:
             if self._custom is None and self._is_clean(metadata):
@@ -293,7 +342,7 @@ class RecordMask:
                 return metadata  # refused by the metric, by name
             masked = _Copy(_NO_KEYS, keep_content=self._record_content).of(metadata)
             if self._custom is not None:
-                masked = self._custom(masked)
+                masked = self._call(self._custom, masked)
                 if not (masked is None or isinstance(masked, Mapping)):
                     raise TypeError(f"it returned {type(masked).__name__}, no dict")
         except Exception as error:
@@ -305,7 +354,7 @@ class RecordMask:
         try:
             masked = _Copy(_NO_KEYS, keep_content=True).of(str(error))
             if self._custom is not None:
-                masked = self._custom(masked)
+                masked = self._call(self._custom, masked)
                 if masked is None:
                     return CONTENT  # what failed stays a failure
                 if not isinstance(masked, str):

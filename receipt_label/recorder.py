@@ -20,6 +20,7 @@ from receipt_label.observers import Observers
 from receipt_label.pricing import PriceBook
 from receipt_label.reply_metric import (
     ReplyTimes,
+    digest_of,
     in_variant,
     metrics_of_reply,
     price_fields,
@@ -110,7 +111,7 @@ class Recorder:
                 model=model,
                 operation=operation or made["metadata"].get("operation_type"),
                 timestamp=self._now() if timestamp is None else timestamp,
-                request_id=request_id or mint_request_id(),
+                request_id=self._identity(request_id) or mint_request_id(),
                 api_calls=api_calls,
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
@@ -211,7 +212,7 @@ class Recorder:
                 time = self._times.of(reply, self._now())
             elif reply.created is None:
                 self._times.note(reply, time)
-            identity = request_id or request_id_of(reply) or fallback_request_id
+            identity = self._identity(request_id) or request_id_of(reply) or fallback_request_id
             metrics = metrics_of_reply(
                 reply,
                 self._book,
@@ -238,11 +239,19 @@ class Recorder:
                 result = answer
         return result
 
+    def _identity(self, request_id: str | None) -> str | None:
+        """Return the caller's id, or its digest where a credential stands in it: masked, the ids
+        of two calls would be the same."""
+        if request_id is None or self._mask.id(request_id) is request_id:
+            return request_id
+        return digest_of(request_id)
+
     def now(self) -> datetime:
         """Return the time that a record made here and now gets; aware, in UTC."""
         return self._now()
 
-    def _checked(self, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a scope as its records carry them; see ``checked_fields``."""
         found = contexts.checked_fields(what, fields, strict=self.strict, complain=self.faults.log)
         return {name: self._mask.id(value) for name, value in found.items()}
 
@@ -285,8 +294,8 @@ class Recorder:
             raise error
         answer = self._client.count_dropped(
             "closed" if self._closed else "invalid",
-            service=service if isinstance(service, str) and service.isprintable() else None,
-            model=model if isinstance(model, str) and model.isprintable() else None,
+            service=self._name(service),
+            model=self._name(model),
             input_tokens=_believable(input_tokens),
             output_tokens=_believable(output_tokens),
             cost_usd=_believable_money(cost_usd),
@@ -295,6 +304,9 @@ class Recorder:
             reason = str(error).rstrip(".")
             self.faults.log(f"a call could not be recorded: {reason}. It is dropped and counted")
         return answer
+
+    def _name(self, name: object) -> str | None:
+        return self._mask.id(name) if isinstance(name, str) and name.isprintable() else None
 
     def _forget_after_fork(self) -> None:
         """Take new locks in a child: a thread of the parent's may have held the old ones."""

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import msgspec
 
 from receipt_dynamo import AIUsageMetric
 from receipt_label.pricing import Price, PriceBook
+from receipt_label.pricing.money import fit
 
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply, Usage
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REMEMBERED_REPLIES",
     "ReplyTimes",
+    "digest_of",
     "in_variant",
     "kept_id",
     "metrics_of_reply",
@@ -80,10 +83,11 @@ def request_id_of(reply: Reply) -> str | None:
     response_id = reply.response_id
     if response_id is None or len(response_id) < MIN_ID_CHARACTERS:
         return None
-    return response_id if _fits(response_id) else _digest(response_id)
+    return response_id if _fits(response_id) else digest_of(response_id)
 
 
-def _digest(response_id: str) -> str:
+def digest_of(response_id: str) -> str:
+    """Return an id as one that a metric may have, the same for the same id."""
     digest = hashlib.sha256(response_id.encode("utf-8", "surrogatepass")).hexdigest()
     return f"sha256-{digest[:32]}"
 
@@ -171,7 +175,7 @@ def in_variant(reply: Reply, variant: Mapping[str, str]) -> Reply:
 def _inner_id(request_id: str, number: int) -> str:
     """Return the id of a call inside another, within what a request id may have."""
     name = f"{request_id}-{number}"
-    return name if _fits(name) else f"{_digest(request_id)}-{number}"
+    return name if _fits(name) else f"{digest_of(request_id)}-{number}"
 
 
 def _metric(
@@ -185,6 +189,16 @@ def _metric(
     try:
         return _build(reply, book, timestamp, request_id, fields, mask)
     except ValueError as refused:
+        cost = reply.provider_cost_usd
+        if (
+            cost is not None and cost.is_finite()
+        ):  # of too many digits: it is no reason to lose more
+            rounded = msgspec.structs.replace(reply, provider_cost_usd=fit(cost))
+            with suppress(ValueError):
+                return _build(rounded, book, timestamp, request_id, fields, mask)
+            unpaid = msgspec.structs.replace(reply, provider_cost_usd=None)
+            with suppress(ValueError):
+                return _build(unpaid, book, timestamp, request_id, fields, mask)
         return _build(_reduced(reply, refused), book, timestamp, request_id, fields, mask)
 
 

@@ -13,6 +13,7 @@ order numbers, and are known by their key alone.
 
 from __future__ import annotations
 
+import binascii
 import re
 from typing import Final, Literal
 
@@ -145,6 +146,10 @@ _CREDENTIAL: Final = re.compile(
 _BEARER: Final = re.compile(
     r"([Bb]earer[ \t]{1,4})(?=[\w.~+/=-]{0,200}\d|[\w.~+/=-]{24})[\w.~+/=-]{8,}+"
 )
+_BASIC: Final = re.compile(r"([Bb]asic[ \t]{1,4})([A-Za-z0-9+/]{8,4096}+={0,2}+)")
+_QUERY: Final = re.compile(
+    r"([?&](?:key|appid|code)=)(?=[\w.~%/+-]{0,200}\d)[\w.~%/+-]{16,}+", re.IGNORECASE
+)
 _USER_INFO: Final = re.compile(r"://[^\s/@:?#]{0,128}+:[^\s/@]{1,512}+@")
 _NAMED: Final = re.compile(
     "|".join(
@@ -166,6 +171,7 @@ _ASSIGNED: Final = re.compile(
       | secret(?:[_-]access[_-]key)? | passw(?:or)?d | passphrase | credentials?
       | pwd(?!=/) ){_GAP})
     (?!\\{{0,3}}["']?\[){_VALUE}
+    |((?<=[a-z0-9])password=)(?!["']?\[){_VALUE}
     |(?<![a-z0-9])
     (cookie{_GAP}["']?+)(?!\[)[^\r\n"']{{1,4096}}+
     |(?<![a-z0-9])
@@ -176,6 +182,11 @@ _ASSIGNED: Final = re.compile(
     (?!\[)(?=[^\s"',;&]{{0,200}}\d)[^\s"',;&\\]{{8,4096}}+
     """,
     re.IGNORECASE | re.VERBOSE,
+)
+_OPTION: Final = re.compile(
+    rf"""(--(?:password|passphrase|api-key)[ ]{{1,4}}+)
+    (?!-|["']?\[|(?:is|to|and|or|was|must|cannot|option|flag|requires?)\b){_VALUE}""",
+    re.VERBOSE,
 )
 _MAIL: Final = re.compile(
     r"(?<![\w.+%-])(?!git@)[\w.+%-]++@(?:[\w-]{1,63}\.)++(?<!-\.)[\w-]*+(?<=[^\W\d_]{2})"
@@ -220,11 +231,28 @@ def mask_credentials(text: str) -> str:
     masked = _CREDENTIAL.sub(SECRET, text)
     if "earer" in masked:
         masked = _BEARER.sub(rf"\1{SECRET}", masked)
+    if "asic" in masked:
+        masked = _BASIC.sub(_basic, masked)
+    if "=" in masked and ("?" in masked or "&" in masked):
+        masked = _QUERY.sub(rf"\1{SECRET}", masked)
+    if "--" in masked:
+        masked = _OPTION.sub(_assigned, masked)
     if "@" in masked and "://" in masked:
         masked = _USER_INFO.sub(f"://{SECRET}@", masked)
     if ("=" in masked or ":" in masked) and _NAMED.search(masked) is not None:
         masked = _ASSIGNED.sub(_assigned, masked)
     return masked if masked != text else text
+
+
+def _basic(found: re.Match[str]) -> str:
+    """Replace what is base64 of ``user:password``; "basic understanding" is none."""
+    encoded = found[2].rstrip("=")
+    try:
+        plain = binascii.a2b_base64(encoded[: len(encoded) // 4 * 4]).decode()
+    except ValueError:
+        return found[0]
+    rest = plain.replace(":", "", 1)
+    return f"{found[1]}{SECRET}" if ":" in plain and rest.isprintable() else found[0]
 
 
 def _assigned(found: re.Match[str]) -> str:

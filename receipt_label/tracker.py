@@ -66,7 +66,7 @@ class AIUsageTracker(Recorder):
             prices = shared_book(path)
         super().__init__(client, prices, rules, strict=strict, now=now, exporters=exporters)
         if defaults:
-            self._defaults.update(self._checked("defaults", defaults))
+            self._defaults.update(self.checked("defaults", defaults))
         self._observers.bind(self)
 
     @property
@@ -86,7 +86,7 @@ class AIUsageTracker(Recorder):
         None changes nothing. A bad value is left out, logged once, and raises with ``strict=True``;
         an unknown name is a TypeError.
         """
-        return contexts.ContextScope(self._checked("context()", fields))
+        return contexts.ContextScope(self.checked("context()", fields))
 
     @overload
     def track(self, operation: _F, /) -> _F: ...
@@ -144,7 +144,7 @@ class AIUsageTracker(Recorder):
             model=model,
             reply=reply,
             error_messages=error_messages,
-            fields=self._checked("track()", fields),
+            fields=self.checked("track()", fields),
         )
 
     def tool(
@@ -178,7 +178,7 @@ class AIUsageTracker(Recorder):
             service=service,
             bill_failures=bill_failures,
             error_messages=error_messages,
-            fields=self._checked("tool()", fields),
+            fields=self.checked("tool()", fields),
         )
 
     def wrap(self, client: _Client, *, include_usage: bool = False) -> _Client:
@@ -209,6 +209,7 @@ class AIUsageTracker(Recorder):
         The same output recorded again counts once; for replies that say no time (Anthropic's,
         embeddings) that takes the same ``timestamp`` again: give the batch's own end, a datetime or
         seconds since 1970. ``fields`` as in ``record``. Raises TypeError for what is no output.
+        A ``timestamp`` that is none is logged, and raises with ``strict``.
         """
         from receipt_label.batch_output import record_output
 

@@ -72,9 +72,7 @@ class Tracked:
             return None
         try:
             if ids:
-                ids = contexts.checked_fields(
-                    name, ids, strict=tracker.strict, complain=tracker.faults.log
-                )
+                ids = tracker.checked(name, ids)
             return Run(self._plan, tracker, name, ids)
         except Exception as fault:
             if tracker.strict:

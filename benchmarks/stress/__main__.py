@@ -21,7 +21,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from benchmarks.stress.contenders import CONTENDERS
+from benchmarks.stress.contenders import CONTENDERS, missing_package
 from benchmarks.stress.engines import EngineError
 from benchmarks.stress.interruption import interruptible
 from benchmarks.stress.profiles import ALL, CI, PROFILES, SOAK
@@ -100,6 +100,10 @@ def _run(options: argparse.Namespace, command: str, stop: threading.Event) -> in
         short=options.short,
         engine=options.engine,
     )
+    missing = missing_package(name for it in plan.chosen() for group in it.groups for name in group)
+    if missing is not None:
+        print(f"error: {missing}", file=sys.stderr)
+        return 2
     try:
         document = run(plan, stop)
     except EngineError as error:

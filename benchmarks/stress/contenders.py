@@ -10,10 +10,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,15 @@ from benchmarks.stress.ledger import Answer
 from benchmarks.stress.records import table_item
 from receipt_dynamo import AIUsageMetric
 
-__all__ = ["CONTENDERS", "Contender", "ContenderType", "Place", "Recorder", "open_contender"]
+__all__ = [
+    "CONTENDERS",
+    "Contender",
+    "ContenderType",
+    "Place",
+    "Recorder",
+    "missing_package",
+    "open_contender",
+]
 
 _log = logging.getLogger("benchmarks.stress")
 _BATCH, _LINGER_SECONDS = 25, 1.0
@@ -67,6 +76,19 @@ class ContenderType:
     text: str
     home: str
     ours: bool = False
+    package: str | None = None
+
+
+def missing_package(names: Iterable[str]) -> str | None:
+    """Return who of these cannot run for want of a package, as one line; None where all can."""
+    for name in names:
+        package = CONTENDERS[name].package
+        if package is not None and find_spec(package) is None:
+            return (
+                f"the contender {name} needs the package {package}, which is not installed: "
+                "pip install '.[stress]' in the checkout, or name others with --contender"
+            )
+    return None
 
 
 def open_contender(name: str, place: Place) -> Contender:
@@ -309,7 +331,10 @@ CONTENDERS: dict[str, ContenderType] = {
         f"{_HERE}:_QueueThread",
     ),
     "pynamodb": ContenderType(
-        "PynamoDB", "Model.batch_write, one for each worker", f"{_HERE}:_Pynamo"
+        "PynamoDB",
+        "Model.batch_write, one for each worker",
+        f"{_HERE}:_Pynamo",
+        package="pynamodb",
     ),
     "nothing": ContenderType("no tracking", "nothing is recorded", f"{_HERE}:_Nothing"),
     "full-jitter": ContenderType(

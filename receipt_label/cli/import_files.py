@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import UNPRICED_HINT, counted, note, write_json
+from receipt_label.cli.output import counted, note, unpriced_hint, write_json
 from receipt_label.cli.progress import bytes_bar, take_in
 from receipt_label.cli.selection import iso_time
 
@@ -257,7 +257,7 @@ def _say(tallies: list[FileTally], new: int, unpriced: int, *, what: str) -> Non
     for tally in tallies:
         _say_dated(tally)
     if unpriced:
-        note(f"without a price in the store: {counted(unpriced, 'call')}. {UNPRICED_HINT}")
+        note(f"without a price in the store: {counted(unpriced, 'call')}. {unpriced_hint()}")
 
 
 def _say_dated(tally: FileTally) -> None:

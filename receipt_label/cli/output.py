@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
 __all__ = [
-    "UNPRICED_HINT",
     "clean",
     "counted",
     "csv_writer",
     "note",
     "spreadsheet_safe",
+    "unpriced_hint",
     "write_csv",
     "write_json",
 ]
 
-UNPRICED_HINT = "See: receipt-usage report --unpriced"
 _FORMULA = ("=", "+", "-", "@")
+
+
+def unpriced_hint() -> str:
+    """Return where the calls without a price are listed, as a command that works as it is printed.
+
+    ``RECEIPT_USAGE_COMMAND`` is how this program is called where that is not by its name alone.
+    """
+    command = os.environ.get("RECEIPT_USAGE_COMMAND") or "receipt-usage"
+    return f"See: {clean(command)} report --unpriced"
 
 
 def clean(text: object) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import UNPRICED_HINT, counted, note, write_csv, write_json
+from receipt_label.cli.output import counted, note, unpriced_hint, write_csv, write_json
 from receipt_label.cli.selection import GROUP_WORDS, Selection, selection_options, split_words
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def command(
         _say_unpriced(report.total()["unpriced_calls"])
     elif not as_json:
         _say_mendable(report)
+        _say_without_usage(report)
     note_dead_letters(settings)
     note_other_destinations(settings)
 
@@ -227,7 +228,7 @@ def _say_dropped(dropped: DroppedSummary, *, to_stderr: bool) -> None:
 
 def _say_unpriced(calls: int) -> None:
     if calls:
-        note(f"not in the cost, for want of a price: {counted(calls, 'call')}. {UNPRICED_HINT}")
+        note(f"not in the cost, for want of a price: {counted(calls, 'call')}. {unpriced_hint()}")
 
 
 def _say_mendable(report: _Report) -> None:
@@ -239,4 +240,15 @@ def _say_mendable(report: _Report) -> None:
         note(
             f"a price file (RECEIPT_USAGE_PRICES) can price {calls} ({', '.join(reasons)}): with "
             "a price they count once recorded or imported again. See: docs/prices.md"
+        )
+
+
+def _say_without_usage(report: _Report) -> None:
+    """Say what brings the tokens of the commonest calls that come without them."""
+    found = [group for group in report.groups if group.group["unpriced_reason"] == "no_usage"]
+    if found:
+        calls = counted(sum(group.calls for group in found), "call")
+        note(
+            f"no tokens are known of {calls} (no_usage): of OpenAI's streams they are with "
+            "tracker.wrap(client, include_usage=True). See: docs/wrapping.md"
         )

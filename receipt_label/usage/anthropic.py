@@ -15,6 +15,7 @@ from receipt_label.usage.figures import (
     note,
     part,
     settle,
+    word,
 )
 from receipt_label.usage.reading import Call, Reading
 from receipt_label.usage.reply import Reply, Usage
@@ -29,6 +30,8 @@ _TTLS: Final = (
     ("ephemeral_5m_input_tokens", "cache_write_5m_tokens"),
     ("ephemeral_1h_input_tokens", "cache_write_1h_tokens"),
 )
+# Regions that are the ordinary price list; one that a caller asks for has a price of its own.
+_ANY_REGION: Final = frozenset({"global", "not_available"})
 # The cloud that served a message marks its id.
 _ID_MARKS: Final = (("msg_bdrk_", "aws"), ("msg_vrtx_", "google"))
 
@@ -59,6 +62,9 @@ def read_message(body: Json, call: Call) -> Reading:
         reading.tier(tier)
     if usage.get("speed") == "fast":
         reading.price_context["speed"] = "fast"
+    region = word(usage.get("inference_geo"))
+    if region and region.lower() not in _ANY_REGION:
+        reading.price_context["inference_geo"] = region.lower()
     reading.also = tuple(_advisors(usage, reading))
     return reading
 

@@ -155,7 +155,7 @@ class _MessageUsage(msgspec.Struct, forbid_unknown_fields=True):
     output_tokens_details: _Thought | None = None
     server_tool_use: _ServerTools | None = None
     service_tier: str | None = None
-    inference_geo: str | None = None
+    inference_geo: Literal["", "global", "not_available"] | None = None
 
 
 class _Message(_Body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import multiprocessing
 import os
 import pickle
@@ -211,6 +212,24 @@ def test_a_program_that_is_started_takes_the_context_from_its_environment(
     }  # fmt: skip
     assert {metric.github_pr for metric in metrics.values()} == {7}
     assert metrics["scope"].metadata == {"a": 1, "b": 2}
+
+
+def test_metadata_in_the_environment_is_masked(tracker: AIUsageTracker) -> None:
+    """Other programs, and whoever lists processes, read the environment."""
+    with tracker.context(job_id="j", metadata={"api_key": "hunter2", "mail": "a@b.com"}):
+        (text,) = context_environment().values()
+    assert json.loads(text)["metadata"] == {"api_key": "[secret]", "mail": "[email]"}
+
+
+@pytest.mark.parametrize("name", ["metadata", "price_context"])
+def test_an_environment_too_large_to_start_a_program_with_is_made_smaller(
+    name: str, tracker: AIUsageTracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ids stay, and what is left out is logged."""
+    with tracker.context(job_id="j", **{name: {f"k{n}": "y" * 50 for n in range(2000)}}):
+        (text,) = context_environment().values()
+    assert json.loads(text) == {"job_id": "j"}
+    assert f"goes without {name}: it would have" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,22 @@ def test_what_is_no_output_is_a_type_error(thing: Any, tracker: AIUsageTracker) 
         tracker.record_batch_output(thing)
 
 
+@pytest.mark.parametrize(
+    "moment",
+    [1780000000000, float("nan"), "2026-11-20", datetime(2026, 11, 20)],  # noqa: DTZ001
+    ids=str,
+)
+def test_a_timestamp_that_is_none_costs_no_call(
+    moment: Any, tracker: AIUsageTracker, client: UsageClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Milliseconds, a text, a naive time: it is logged, and only ``strict`` raises."""
+    tolerant = AIUsageTracker(client)
+    assert tolerant.record_batch_output(OUTPUT, timestamp=moment).recorded == 3
+    assert "is no time of a batch: pass an aware datetime" in caplog.text
+    with pytest.raises(ValueError, match="is no time of a batch"):
+        AIUsageTracker(client, strict=True).record_batch_output(OUTPUT, timestamp=moment)
+
+
 def test_lines_after_the_tracker_is_closed_are_counted_as_dropped(client: UsageClient) -> None:
     """And the pipeline goes on."""
     tracker = AIUsageTracker(client)

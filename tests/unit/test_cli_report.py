@@ -538,6 +538,25 @@ def test_a_price_file_is_named_only_where_it_helps(
     assert run("report", "--unpriced", "--json").err == ""
 
 
+def test_the_hint_for_unpriced_calls_is_a_command_that_works_as_printed(
+    run: Run, client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``make run`` says how it calls this program: not by its name alone."""
+    client.put_ai_usage_metrics([metric(cost_usd=None, unpriced_reason="no_usage")])
+    monkeypatch.setenv("RECEIPT_USAGE_COMMAND", "RECEIPT_USAGE_DIR=.demo .venv/bin/receipt-usage")
+    said = "See: RECEIPT_USAGE_DIR=.demo .venv/bin/receipt-usage report --unpriced"
+    assert said in run("report").err
+
+
+def test_calls_without_usage_are_told_what_brings_it(run: Run, client: UsageClient) -> None:
+    """One line, and none where every call has its tokens."""
+    client.put_ai_usage_metrics([metric(cost_usd=None, unpriced_reason="unknown_model")])
+    assert "include_usage" not in run("report", "--unpriced").err
+    client.put_ai_usage_metrics([metric(cost_usd=None, unpriced_reason="no_usage")])
+    assert "1 call (no_usage)" in run("report", "--unpriced").err
+    assert "tracker.wrap(client, include_usage=True)" in run("report", "--unpriced").err
+
+
 def test_an_empty_store_is_named(run: Run, client: UsageClient, usage_dir: Path) -> None:
     """Whoever looks in the wrong directory sees which one it is; a filter is another matter."""
     said = f"No calls are recorded in {usage_dir} (RECEIPT_USAGE_DIR)."

@@ -90,6 +90,16 @@ def test_keys_of_known_vendors_are_replaced_wherever_they_stand(key: str, text: 
         ("+44 (0)20 7946 0958", "[phone]"),
         ("(212) 555-0100", "[phone]"),
         ("555-123-4567", "[phone]"),
+        (
+            "GET https://x/v1?key=0123456789abcdef0123 failed",
+            "GET https://x/v1?key=[secret] failed",
+        ),
+        ("https://x/?q=1&appid=0123456789abcdef&y=2", "https://x/?q=1&appid=[secret]&y=2"),
+        ("https://x/?code=4/0AX4XfWh-abcdefghijk", "https://x/?code=[secret]"),
+        ("sent Basic dXNlcjpwYXNzd29yZA== twice", "sent Basic [secret] twice"),
+        ("PGPASSWORD=hunter2 psql", "PGPASSWORD=[secret] psql"),
+        ("mysqldump --password hunter2 db", "mysqldump --password [secret] db"),
+        ("x --api-key 'two words' y", "x --api-key '[secret]' y"),
     ],
 )
 def test_what_is_sensitive_is_replaced_and_the_rest_of_the_text_stays(
@@ -132,6 +142,10 @@ SURVIVORS = [
     "total_tokens: 99999999",
     "the bearer authentication scheme",
     "python@3.11",
+    "a basic understanding of receipts",
+    "Basic authentication is refused",
+    "https://x/?code=200&key=receipt",
+    "the option --password is required",
     "RateLimitError",
 ]
 
@@ -191,6 +205,24 @@ def test_a_national_telephone_number_is_known_by_its_key() -> None:
         "order": "030 1234567",
     }
     assert mask({"mobile": "none", "phone_calls": 3}) == {"mobile": "none", "phone_calls": 3}
+
+
+def test_a_header_is_known_as_a_pair_and_as_a_name_with_its_value() -> None:
+    """HTTP libraries give headers as pairs, recordings of requests as dicts; a list of names
+    stays."""
+    pairs = [
+        ["Authorization", "abc12345"],
+        ("x-api-key", "zzz12345"),
+        (b"authorization", b"Bearer a"),
+    ]
+    assert mask(pairs) == [
+        ["Authorization", "[secret]"],
+        ("x-api-key", "[secret]"),
+        ("authorization", "[secret]"),
+    ]
+    assert mask({"name": "authorization", "value": "abcdef123"})["value"] == "[secret]"
+    for plain in (["password", "email"], {"name": "colour", "value": "red"}, ["order", "no 12"]):
+        assert mask(plain) == plain
 
 
 def test_a_secret_used_as_a_key_goes_too() -> None:
@@ -288,6 +320,8 @@ ADVERSARIAL = [
     "Bearer ", "bearer a", "://", "://a:", "://a:b", "://a:b@", "password", "password=", "key: ",
     'api key: "', "api_key='", "token=1", "cookie: ", "authorization: basic ", "secret", "x=",
     "ghp_", "xoxb-a-", "SG.a", "AKIA", "555-123-", "é@é.", "\\", '"', " ",
+    "Basic ", "Basic abcdefgh", "?key=", "&code=1", "?key=1&", "PASSWORD=", "aPASSWORD=a",
+    "--password ", "--password a", "--",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from receipt_dynamo import PutResult, UsageClient
-from receipt_label import AIUsageTracker, mask
+from receipt_label import AIUsageTracker, UsageLogger, ai_usage_tracked, mask
 from tests.support import NOON
 
 KEY = "sk-proj-" + "aB3dE5fG7hJ9kL1mN3pQ5rS7"
@@ -66,6 +66,64 @@ def test_what_is_recorded_is_masked_whichever_way_it_comes(
     assert first.metadata == {**first.metadata, **shared, "deep": [{"token": "[secret]"}]}
     assert {first.user_id, second.user_id} == {"[secret]"}
     assert first.cost_usd is not None
+
+
+def test_names_lose_their_credentials(make: Make, client: UsageClient, tmp_path: Path) -> None:
+    """Service, model, operation, request id, names of tools and of tracked functions: all of them
+    end in files and exporters."""
+    tracker = make(strict=True)
+    tracker.record(**{name: f"{name} {KEY}" for name in ("service", "model", "operation")})
+    with tracker.track(f"sync {KEY}"), tracker.tool(f"fetch {KEY}"):
+        tracker.record(**CALL)
+    UsageLogger(tracker).log_tool_usage(f"fetch {KEY}")
+
+    @ai_usage_tracked(tracker=tracker)
+    def label(user_id: str) -> None:
+        tracker.record(**CALL)
+
+    label(KEY)
+    tracker.record(**CALL, metadata={"header": {"name": "authorization", "value": "hunter2"}})
+    client.flush()
+    assert KEY.encode() not in written(tmp_path)
+    assert b"hunter2" not in written(tmp_path)
+    models = {metric.model for metric in client.query()}
+    assert models == {
+        "model [secret]",
+        "sync [secret]",
+        "fetch [secret]",
+        "gpt-4o",
+        label.__qualname__,
+    }
+
+
+def test_request_ids_with_a_credential_still_tell_calls_apart(
+    make: Make, client: UsageClient
+) -> None:
+    """Their digests stand for them, so the same id is the same call again."""
+    tracker = make(strict=True)
+    for key in (KEY, KEY + "2", KEY):
+        tracker.record(**CALL, request_id=key)
+    ids = [metric.request_id for metric in client.query()]
+    assert len(ids) == len(set(ids)) == 2
+    assert all(KEY not in name for name in ids)
+
+
+@pytest.mark.timeout(20)
+def test_a_mask_that_records_is_not_called_within_itself(make: Make, client: UsageClient) -> None:
+    """The record that it makes loses its content and keeps its figures."""
+    calls: list[Any] = []
+
+    def rule(value: Any) -> Any:
+        calls.append(value)
+        tracker.record(**CALL, metadata={"inner": "of the mask"})
+        return value
+
+    tracker = make(mask=rule)
+    tracker.record(**CALL, metadata={"outer": 1})
+    client.flush()
+    assert calls == [{"outer": 1}]
+    found = [dict(metric.metadata) for metric in client.query()]
+    assert sorted(found, key=str) == [{"masked": "failed"}, {"outer": 1}]
 
 
 def test_ids_keep_what_tells_them_apart(make: Make, client: UsageClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from receipt_dynamo import PutResult, UsageClient
 from receipt_label import AIUsageTracker
 from receipt_label.usage import Reply, Usage
+from receipt_label.usage.quick import quick_reader
 from tests.support import NOON
 
 MESSAGE: dict[str, Any] = {
@@ -56,6 +58,45 @@ class Moving:
 @pytest.fixture
 def tracker(client: UsageClient) -> AIUsageTracker:
     return AIUsageTracker(client, strict=True, now=Moving())
+
+
+def test_a_cost_of_more_digits_than_a_record_has_costs_nothing_else(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """OpenRouter writes what its division gave: the figure is rounded, the tokens stay."""
+    reply = {
+        "id": "gen-1780000000-abcdefghijko",
+        "model": "openai/gpt-4o",
+        "choices": [{"finish_reason": "stop", "message": {}}],
+        "usage": {
+            "prompt_tokens": 1000,
+            "completion_tokens": 100,
+            "total_tokens": 1100,
+            "cost": Decimal("0.1234567890123456789012345678901234567891"),
+        },
+    }
+    url = "https://openrouter.ai/api/v1/chat/completions"
+    tracker.record_response(reply, url=url)
+    (metric,) = client.query()
+    assert (metric.input_tokens, metric.output_tokens) == (1000, 100)
+    assert metric.cost_usd == Decimal("0.12345678901234567890123456789012345679")
+    assert (metric.price_source, dict(metric.metadata).get("refused")) == ("provider", None)
+
+
+@pytest.mark.parametrize(("region", "priced"), [("us", False), ("global", True)])
+def test_a_region_that_was_asked_for_is_not_charged_at_the_list_price(
+    region: str, priced: bool, tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """Anthropic charges more for inference in one region alone, and no list says how much."""
+    usage = {"input_tokens": 10, "output_tokens": 5, "inference_geo": region}
+    tracker.record_response({**MESSAGE, "model": "claude-opus-4-6", "usage": usage})
+    reader = quick_reader("https://api.anthropic.com/v1/messages")
+    assert reader is not None
+    content = json.dumps({**MESSAGE, "usage": usage}).encode()
+    assert (reader(content, None) is not None) is priced  # the short way knows no prices
+    (metric,) = client.query()
+    assert (metric.cost_usd is not None) is priced
+    assert metric.unpriced_reason == (None if priced else "price_error")
 
 
 def test_a_reply_becomes_a_record_with_its_own_id(

@@ -509,6 +509,14 @@ CONTEXTS = [
         {"speed": "fast"},
     ),
     (
+        {"type": "message", "usage": {"input_tokens": 1, "inference_geo": "us"}},
+        {"inference_geo": "us"},
+    ),
+    (
+        {"type": "message", "usage": {"input_tokens": 1, "inference_geo": "not_available"}},
+        {},
+    ),
+    (
         {
             "candidates": [],
             "usageMetadata": {"promptTokenCount": 1, "trafficType": "ON_DEMAND_FLEX"},
