@@ -182,7 +182,7 @@ class _Hooks:
                 raise
             finally:
                 _in_progress.reset(token)
-            if exchange.answered:
+            if exchange is not None and exchange.answered:
                 exchange.made(result)
             return result
 
@@ -206,7 +206,7 @@ class _Hooks:
             finally:
                 with suppress(ValueError):  # a coroutine that another context closes
                     _in_progress.reset(token)
-            if exchange.answered:
+            if exchange is not None and exchange.answered:
                 exchange.made(result)
             return result
 
