@@ -22,6 +22,7 @@ from benchmarks.stress.ledger import Entry, read_ledger
 from benchmarks.stress.measures import Evidence
 from benchmarks.stress.places import temporary_place
 from benchmarks.stress.profiles import Profile
+from benchmarks.stress.records import partitions_of
 from benchmarks.stress.shipper import Shipper
 from benchmarks.stress.truth import Truth, compare
 from benchmarks.stress.workload import Work, ledger_path
@@ -123,7 +124,9 @@ def _run_cell(
         counts = proxy.stop()
         requests = list(read_log(log))
         entries = _entries(work, directory)
-        truth = _truth(name, going_on(stop, engine.items(table, key)), entries, requests)
+        truth = _truth(
+            name, going_on(stop, engine.items(table, key, _partitions(entries))), entries, requests
+        )
         noted = sum(map(len, entries.values()))
         problems = [*truth.problems]
         if CONTENDERS[name].ours:
@@ -153,6 +156,13 @@ def _run_cell(
 def _entries(work: Work, directory: Path) -> dict[int, list[Entry]]:
     """Return what each worker noted of its calls."""
     return {worker: list(read_ledger(ledger_path(directory, worker))) for worker in work.workers}
+
+
+def _partitions(entries: dict[int, list[Entry]]) -> list[str]:
+    """Return where the records of all calls must lie; one more may have been made than noted."""
+    return partitions_of(
+        1 + max((calls[-1].number for calls in entries.values() if calls), default=0)
+    )
 
 
 def _truth(

@@ -15,12 +15,14 @@ __all__ = [
     "expected_item",
     "metric_of",
     "parse_id",
+    "partitions_of",
     "record_id",
     "table_item",
 ]
 
 _FIRST = datetime(2026, 11, 21, 12, tzinfo=UTC)
 _SPACING = timedelta(milliseconds=100)  # a run touches a few hours, as a pipeline does
+_STEP = 10_000  # records: a part of an hour
 _SERVICES = ("openai", "anthropic", "google")
 _NO_RECORD = ("REGISTRY", "H#", "G#")
 """How the partition keys begin of what lies in the table beside metrics: registry, hours, gaps."""
@@ -72,6 +74,15 @@ def table_item(metric: AIUsageMetric) -> dict[str, Any]:
         "sh": 0,
         **to_item(metric),
     }
+
+
+def partitions_of(last: int) -> list[str]:
+    """Return the partitions in which a table must hold the records up to a number, and what the
+    library keeps beside them."""
+    hours = {f"{_FIRST + number * _SPACING:%Y-%m-%dT%H}" for number in range(0, last + 1, _STEP)}
+    hours.add(f"{_FIRST + last * _SPACING:%Y-%m-%dT%H}")
+    beside = ["REGISTRY", f"G#{_FIRST:%Y-%m}", *(f"H#{service}" for service in _SERVICES)]
+    return [*beside, *(f"U#{service}#{hour}#0" for hour in sorted(hours) for service in _SERVICES)]
 
 
 def expected_item(request_id: str) -> Mapping[str, Any] | None:

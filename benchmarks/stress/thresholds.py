@@ -65,7 +65,11 @@ _LIMITS: Mapping[str, tuple[Limit, ...]] = {
         _least("accepted_per_sent", 0.90, 0.80),
         _NEVER_OPEN,
     ),
-    "throttle-small": (*_ALWAYS, _ONCE, _NEVER_OPEN),
+    "throttle-small": (
+        *_ALWAYS,
+        _most("written_again_share", 0.15, 0.3),
+        _NEVER_OPEN,
+    ),  # few in all
     "throttle-square": (*_ALWAYS, _ONCE, _FEW_CALLS, _NEVER_OPEN),
     "throttle-starved": (*_ALWAYS, _ONCE, _NEVER_OPEN),
     "outage": (
@@ -85,7 +89,7 @@ _LIMITS: Mapping[str, tuple[Limit, ...]] = {
         _FEW_CALLS,
         _least("retried_share", 0.95),
     ),
-    "disk-full": (*_ALWAYS, _FEW_CALLS, _least("breaker_openings", 1)),
+    "disk-full": (*_ALWAYS, _least("breaker_openings", 1)),
     "soak": (
         _most("lost", 0),
         _most("duplicated", 0),

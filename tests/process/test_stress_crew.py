@@ -142,7 +142,10 @@ def test_moto_takes_the_place_of_an_engine_that_does_not_start(
     with running_engine() as engine:
         assert engine.name.startswith("moto")
         engine.create_table("usage", "somebody")
-        (registry,) = engine.items("usage", "somebody")
+        (registry,) = engine.items("usage", "somebody", ["REGISTRY"])
+        assert [*engine.items("usage", "somebody", [])] == [registry], (
+            "also where nobody looks for it"
+        )
         assert (registry["PK"], len(registry["shards"])) == ("REGISTRY", 1)
         assert dict(os.environ) == before
     assert "no Java for you" in caplog.text
