@@ -32,6 +32,9 @@ __all__ = ["Cell", "run_group"]
 _START_SECONDS = 0.2
 """From time zero of the proxy to the pipeline's first call: by then all processes have heard."""
 
+_END_SECONDS = 60.0
+"""For how long an interrupted run waits for a cell: one whose thread never began sets no event."""
+
 Watch = Callable[[Crew, RunningProxy, Callable[[], bool]], None]
 """Looks at a run from outside, until it is told that the pipeline has ended."""
 
@@ -63,6 +66,8 @@ def run_group(
     cells: dict[str, Cell] = {}
     stop = stop or Event()
 
+    ended = {name: Event() for name in contenders}
+
     def run(name: str) -> None:
         try:
             cells[name] = _run_cell(profile, name, engine, seed, watch, stop)
@@ -72,18 +77,21 @@ def run_group(
             cells[name] = _failed(profile, name, f"{error}")
         except Exception as error:
             cells[name] = _failed(profile, name, f"{type(error).__name__}: {error}")
+        finally:
+            ended[name].set()
 
-    threads = [Thread(target=run, args=(name,)) for name in contenders]
+    # Events, not Thread.join: one that a signal interrupts takes a running thread for ended.
+    begun: list[str] = []
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for name in contenders:
+            begun.append(name)
+            Thread(target=run, args=(name,)).start()
+        for name in contenders:
+            ended[name].wait()
     except BaseException:
         stop.set()
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+        for name in begun:
+            ended[name].wait(_END_SECONDS)
         raise
     return [cells[name] for name in contenders]
 
