@@ -31,13 +31,13 @@ from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Round", "Spool", "Table"]
 
-READ_RECORDS = 100
+READ_RECORDS = 250
 """How many records are read at a time."""
 
 PARKED = "the table fails whenever it is sent, and takes others"
 """How the reason of a letter in ``dead/`` begins that is worth another try."""
 
-_AHEAD = 2 * BATCH_ITEMS  # what is read before it is needed, for each sender
+_AHEAD = 4 * BATCH_ITEMS  # what is read before it is needed, for each sender
 _OPEN_SEGMENTS = 64
 _GRACE_SECONDS = 6.0  # for calls under way when time is up: longer than their own timeouts
 _LOOK_SECONDS = 0.25
@@ -103,6 +103,7 @@ class Round:
         self._hurry = hurry
         self._alone = alone
         self._progress = progress
+        self._ahead = _AHEAD * senders.most
         self._paths: Iterator[Path] = iter(())
         self._reading: OpenSegment | None = None
         self._open: list[OpenSegment] = []
@@ -153,7 +154,8 @@ class Round:
             if self._is_done() or (over is not None and now >= over):
                 break
             left = (deadline if over is None else over) - now
-            self._settle(self._senders.wait(min(_LOOK_SECONDS, left)))
+            plenty = BATCH_ITEMS if self._read_all else self._ahead // 2
+            self._settle(self._senders.wait(min(_LOOK_SECONDS, left), plenty))
             if over is not None and not self._senders.running:
                 break
         self._senders.stop()
@@ -179,8 +181,7 @@ class Round:
 
     def _feed(self) -> None:
         """Read as much as keeps the senders busy."""
-        ahead = _AHEAD * self._senders.most
-        while not self._read_all and self.left < ahead and len(self._open) < _OPEN_SEGMENTS:
+        while not self._read_all and self.left < self._ahead and len(self._open) < _OPEN_SEGMENTS:
             segment = self._reading = self._reading or self._open_next()
             if segment is None:
                 self._read_everything()
@@ -265,9 +266,8 @@ class Round:
     def _ack(self, segment: OpenSegment) -> None:
         """Ack what is settled without a hole, and remove a segment that is done."""
         try:
-            while segment.chunks and not segment.chunks[0].left and not segment.failed:
-                self._ack_chunk(segment, segment.chunks[0])
-                segment.chunks.popleft()
+            if not segment.failed:
+                self._ack_chunks(segment)
             if segment.read_to_goal and not segment.chunks and not segment.failed:
                 if segment.sealed and segment.offset >= segment.reader.size():
                     segment.reader.remove()
@@ -283,7 +283,18 @@ class Round:
                 self._reading = None
             segment.close()
 
-    def _ack_chunk(self, segment: OpenSegment, chunk: Chunk) -> None:
+    def _ack_chunks(self, segment: OpenSegment) -> None:
+        """Set aside what of settled chunks is in no table, and ack them all at once."""
+        done: list[Chunk] = []
+        try:
+            while segment.chunks and not segment.chunks[0].left:
+                self._set_aside(segment, segment.chunks[0])
+                done.append(segment.chunks.popleft())
+        finally:
+            if done:
+                self._acknowledge(segment, done)
+
+    def _set_aside(self, segment: OpenSegment, chunk: Chunk) -> None:
         aside, name, lines = self._spool.aside, segment.path.name, chunk.lines
         try:
             aside.quarantine(name, chunk.start, lines.bad)
@@ -292,12 +303,15 @@ class Round:
                 raise
             # Only what a full disk cut short, and answered nobody: it must not keep the disk full.
         aside.bury_once(name, chunk.start, chunk.dead)
+
+    def _acknowledge(self, segment: OpenSegment, done: Sequence[Chunk]) -> None:
         if self._spool.may_ack is not None and not self._spool.may_ack():
             raise LeadLostError(f"another process delivers the spool {self._spool.directory}")
-        segment.reader.ack(lines.end)
-        self._count(chunk)
-        self._report.bad_lines += len(lines.bad)
-        self._report.damaged_lines += len(lines.damaged)
+        segment.reader.ack(done[-1].lines.end)
+        for chunk in done:
+            self._count(chunk)
+            self._report.bad_lines += len(chunk.lines.bad)
+            self._report.damaged_lines += len(chunk.lines.damaged)
 
     def _count(self, chunk: Chunk) -> None:
         self._report.delivered += chunk.delivered
