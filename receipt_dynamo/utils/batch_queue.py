@@ -222,10 +222,11 @@ class BatchQueue(Generic[K, T]):
 
         Raises ValueError for a key that is not of this lease, and for one that is both.
         """
-        unknown = [key for key in (*acked, *dead) if key not in lease.items]
-        if unknown:
-            raise ValueError(f"key {unknown[0]!r} is not of lease {lease.number}")
-        if both := set(acked) & set(dead):
+        leaving, dying = dict.fromkeys(acked), dict.fromkeys(dead)
+        for keys in (leaving.keys(), dying.keys()):
+            if unknown := keys - lease.items.keys():
+                raise ValueError(f"key {next(iter(unknown))!r} is not of lease {lease.number}")
+        if both := leaving.keys() & dying.keys():
             raise ValueError(f"key {next(iter(both))!r} cannot be both acked and dead")
         with self._lock:
             flight = self._flights.pop(lease.number, None)
@@ -233,8 +234,8 @@ class BatchQueue(Generic[K, T]):
                 self._late_settlements += 1
                 return Settlement(late=True)
             entries = flight.entries
-            gone_acked = self._leave_locked(entries.pop(key) for key in dict.fromkeys(acked))
-            gone_dead = self._leave_locked(entries.pop(key) for key in dict.fromkeys(dead))
+            gone_acked = self._leave_locked([entries.pop(key) for key in leaving])
+            gone_dead = self._leave_locked([entries.pop(key) for key in dying])
             self._return_locked(list(entries.values()), lease, rest)
             return Settlement(gone_acked, gone_dead)
 
@@ -365,18 +366,18 @@ class BatchQueue(Generic[K, T]):
             self._expired_leases += 1
             self._return_locked(list(flight.entries.values()), flight.lease, Reentry.FRONT)
 
-    def _leave_locked(self, entries: Iterable[_Entry[K, T]]) -> tuple[T, ...]:
+    def _leave_locked(self, entries: Collection[_Entry[K, T]]) -> tuple[T, ...]:
         """Let entries go, with all that they superseded; what waited for their key may be sent."""
-        gone: list[T] = []
-        for entry in entries:
-            gone += entry.items
-            self._held_items -= len(entry.items)
-            self._held_bytes -= entry.held
-            self._in_flight.discard(entry.key)
-            newer = self._muted.pop(entry.key, None)
-            if newer is not None:
-                self._waiting.push(newer)
-        return tuple(gone)
+        gone = tuple(item for entry in entries for item in entry.items)
+        self._held_items -= len(gone)
+        self._held_bytes -= sum([entry.held for entry in entries])
+        self._in_flight.difference_update([entry.key for entry in entries])
+        if self._muted:
+            for entry in entries:
+                newer = self._muted.pop(entry.key, None)
+                if newer is not None:
+                    self._waiting.push(newer)
+        return gone
 
     def _return_locked(
         self, entries: list[_Entry[K, T]], lease: Lease[K, T], rest: Reentry
