@@ -112,7 +112,7 @@ class Senders:
         return settled
 
     def _slow(self) -> int:
-        """Return how many senders are in a call that takes its time."""
+        """Return how many senders pause, or are in a call that takes its time."""
         since = self._clock.monotonic() - _SLOW_SECONDS
         return sum(begun < since for begun in list(self._out.values()))
 
@@ -128,6 +128,7 @@ class Senders:
                 if not isinstance(step, Wait):
                     self._fly(sender, step.items)
                 elif len(self._dispatcher):
+                    self._out[sender] = -inf
                     self._clock.sleep(min(step.seconds, _LOOK_SECONDS))
                 else:
                     break
@@ -147,6 +148,7 @@ class Senders:
             self.running -= 1
 
     def _rest(self, sender: Sender[Unsent]) -> None:
+        self._out.pop(sender, None)
         if self._stopping:
             sender.close()
         self._resting.append(sender)
@@ -164,12 +166,12 @@ class Senders:
             if not isinstance(error, Exception):
                 raise
         finally:
-            del self._out[sender]
+            self._out.pop(sender, None)
             worked = self._clock.cpu_time() - worked
             took = self._clock.monotonic() - begun
             settled = sender.answered(verdict)
             self._note(settled, failure)
-            wait = (took - worked) / worked if worked else inf
+            wait = max(0.0, took - worked) / worked if worked else inf
             self._answers.append((settled, wait if failure is None else None))
             if failure is not None or len(self._dispatcher) <= self._plenty:
                 self._events.put(False)
@@ -193,7 +195,7 @@ class Senders:
         """Forget the threads: the child of a fork has none."""
         self._events: SimpleQueue[bool] = SimpleQueue()  # whether a sender has ended
         self._answers.clear()
-        self._out: dict[Sender[Unsent], float] = {}  # since when each is in a call
+        self._out: dict[Sender[Unsent], float] = {}  # since when each is in a call; -inf: it pauses
         self._worth = _Worth(self.most)
         self._resting = [self._dispatcher.sender() for _ in range(self.most)]  # without a thread
         self.running = 0
