@@ -113,7 +113,7 @@ def _put_of_metric(payload: bytes, shards: Shards, keep_seconds: int | None) -> 
         _encode(key.sort),
         b"%d" % shard,
         *shape.values(fields),
-        b"" if keep_seconds is None else b',"ttl":' + _encode(_ttl(time, keep_seconds)),
+        b"" if keep_seconds is None else b',"ttl":{"N":"%d"}' % _ttl(time, keep_seconds),
     )
     return Put(key, service, b"".join(parts), payload)
 
@@ -168,12 +168,12 @@ def _put_of_gap(payload: bytes, keep_seconds: int | None) -> Put:
         if text is not None:
             item[attribute] = {"S": text}
     if keep_seconds is not None:
-        item[TTL_ATTRIBUTE] = _ttl(gap.timestamp, keep_seconds)
+        item[TTL_ATTRIBUTE] = _number(_ttl(gap.timestamp, keep_seconds))
     return Put(key, None, _encode(item), payload)
 
 
-def _ttl(time: datetime, keep_seconds: int) -> Value:
-    return {"N": str(int(time.timestamp()) + keep_seconds)}
+def _ttl(time: datetime, keep_seconds: int) -> int:
+    return int(time.timestamp()) + keep_seconds
 
 
 @lru_cache(maxsize=1024)
