@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.pending import backlog, count_left
 
 __all__ = ["waiting_elsewhere", "way_to"]
+
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
+_ADDRESS = re.compile(r"([A-Za-z0-9.-]+)_(\d{1,5})")
 
 
 def waiting_elsewhere(
@@ -33,8 +37,22 @@ def waiting_elsewhere(
 
 
 def way_to(destination: str) -> str:
-    """Return how the records of another destination are delivered."""
+    """Return how the records of another destination are delivered, as one would type it.
+
+    The name of a destination keeps neither the scheme of an endpoint nor its colons and slashes:
+    one that cannot be told from it is named as it stands.
+    """
     if destination == "local":
         return "unset DYNAMODB_TABLE_NAME and run receipt-usage report"
     table, _, place = destination.rpartition("@")
-    return f"a process with DYNAMODB_TABLE_NAME={table} at {place} delivers them"
+    address = _ADDRESS.fullmatch(place)
+    if _REGION.fullmatch(place):
+        where = f"AWS_REGION={place}"
+    elif address:
+        scheme = "https" if address[2] == "443" else "http"
+        where = f"AWS_ENDPOINT_URL_DYNAMODB={scheme}://{address[1]}:{address[2]}"
+    else:
+        return (
+            f"a process with DYNAMODB_TABLE_NAME={table} and its endpoint ({place}) delivers them"
+        )
+    return f"DYNAMODB_TABLE_NAME={table} {where} receipt-usage ship"

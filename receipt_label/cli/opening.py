@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from receipt_dynamo import Settings, UsageError, open_usage_client, waiting_elsewhere, way_to
-from receipt_label.cli.output import counted, note
+from receipt_label.cli.output import called, counted, note
 
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
@@ -67,4 +67,4 @@ def note_dead_letters(settings: Settings) -> None:
         note(f"warning: {error}")
         return
     if count:
-        note(f"not shown here: {counted(count, 'dead letter')}. See: receipt-usage dead list")
+        note(f"not shown here: {counted(count, 'dead letter')}. See: {called('dead list')}")
