@@ -109,7 +109,9 @@ def test_the_way_to_another_destination_is_one_that_can_be_typed(
     endpoint: str | None, way: str
 ) -> None:
     """An address is told as an address, not as the name of a directory."""
-    settings = Settings(usage_dir=Path("usage"), table_name="t", region="us-gov-east-1", endpoint_url=endpoint)
+    settings = Settings(
+        usage_dir=Path("usage"), table_name="t", region="us-gov-east-1", endpoint_url=endpoint
+    )
 
     assert "DYNAMODB_TABLE_NAME=t " in way_to(settings.destination)
     assert way in way_to(settings.destination)
