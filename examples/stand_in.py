@@ -101,7 +101,8 @@ def main() -> int:
     with StandIn() as server:
         command = [sys.executable, str(program), *arguments]
         ended = subprocess.run(command, env=environment_of(server), check=False)  # noqa: S603
-    told = f"{len(server.requests)} requests. What they cost: tools/demo report --by job,model"
+    count = len(server.requests)
+    told = f"{count} request{'s' if count != 1 else ''}. What they cost: tools/demo report --by job"
     print(f"stand-in: {told}", file=sys.stderr)
     return ended.returncode
 

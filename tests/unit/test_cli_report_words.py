@@ -86,27 +86,33 @@ def test_records_of_another_destination_are_named(
     ran = run("report", "--json")
 
     assert ran.json["total"]["calls"] == 0
-    assert "1 record waiting for usage-prod@eu-west-1" in ran.err
+    assert "1 record waiting for the table usage-prod in eu-west-1" in ran.err
     assert "DYNAMODB_TABLE_NAME=usage-prod AWS_REGION=eu-west-1 receipt-usage ship" in ran.err
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "way"),
+    ("endpoint", "place", "way"),
     [
-        (None, "AWS_REGION=us-gov-east-1 receipt-usage ship"),
+        (None, "in us-gov-east-1", "AWS_REGION=us-gov-east-1 receipt-usage ship"),
         (
             "http://127.0.0.1:9",
+            "at http://127.0.0.1:9",
             "AWS_ENDPOINT_URL_DYNAMODB=http://127.0.0.1:9 receipt-usage ship",
         ),
         (
             "https://dynamodb.example.com:443/",
+            "at https://dynamodb.example.com:443",
             "AWS_ENDPOINT_URL_DYNAMODB=https://dynamodb.example.com:443 receipt-usage ship",
         ),
-        ("https://example.com/db", "its endpoint (example.com_db) delivers them"),
+        (
+            "https://example.com/db",
+            "at example.com_db",
+            "its endpoint (example.com_db) delivers them",
+        ),
     ],
 )
 def test_the_way_to_another_destination_is_one_that_can_be_typed(
-    endpoint: str | None, way: str
+    endpoint: str | None, place: str, way: str
 ) -> None:
     """An address is told as an address, not as the name of a directory."""
     settings = Settings(
