@@ -269,7 +269,8 @@ def _what_is_new(tallies: list[FileTally], new: int, what: str) -> str:
         before = ", seen before" if read == 1 else ", all seen before"
     elif new < read:
         before = f", of which {read - new:,} {'was' if read - new == 1 else 'were'} seen before"
-    told = counted(new, "new call") if new else "no new calls"
+    noun = "new call" if what == "reply" else "new record"
+    told = counted(new, noun) if new else f"no {noun}s"
     return f"{told} from {', '.join(sources)}{before}"
 
 
