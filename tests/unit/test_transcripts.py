@@ -563,8 +563,8 @@ def test_one_line_says_what_went_in(run: Run, projects: Path) -> None:
     """On standard error, with what was passed over and why."""
     ran = run(*IMPORT, projects)
     assert ran.one_error == (
-        "9 calls, 1 skill use, 3 subagent uses, 4 tool uses recorded: 17 calls new in the store "
-        "(seen again counts once); 9 skipped (2 not billed, 7 seen before)"
+        "17 new records from 9 calls, 1 skill use, 3 subagent uses, 4 tool uses; "
+        "9 skipped (2 not billed, 7 seen before)"
     )
 
 
