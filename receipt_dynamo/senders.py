@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -35,8 +36,8 @@ class _Worth:
     """How many senders are worth their threads: what one call waits, the calls of others can use.
 
     Where the answer comes sooner than the next batch is made, threads only hand the interpreter to
-    and fro between processors, which costs more than it brings. What counts is the shortest wait
-    of late: the longer ones waited for the interpreter. For one thread.
+    and fro between processors, which costs more than it brings. What counts is a short wait of
+    late: the longer ones waited for the interpreter, and one may have had work of its own.
     """
 
     def __init__(self, most: int) -> None:
@@ -44,10 +45,15 @@ class _Worth:
         self._waits: deque[float] = deque(maxlen=_RECENT_CALLS)  # in times of its own work
         self.senders = 1
 
-    def note(self, wait: float) -> None:
-        """Take in for how long an answered call waited, in times of the work that it was."""
-        self._waits.append(wait)
-        self.senders = int(min(self._most, 1 + min(self._waits)))
+    def note(self, took: float, worked: float) -> bool:
+        """Take in how long an answered call took, and how much of that was work, in seconds.
+
+        Return whether more senders are worth it than before. For one thread at a time.
+        """
+        self._waits.append(max(0.0, took - worked) / worked if worked else inf)
+        short = sorted(self._waits)[len(self._waits) // 4]
+        before, self.senders = self.senders, int(min(self._most, 1 + short))
+        return self.senders > before
 
 
 class Senders:
@@ -71,93 +77,115 @@ class Senders:
         self._clock = clock
         self._start_thread = start_thread
         self.most = most
-        self._answers: deque[tuple[Settled[Unsent], float | None]] = deque()
         self._stopping = False
         self._plenty = 0
+        self._until = inf
         self.throttling: tuple[datetime, str] | None = None
         """When the table last refused what was too much for it, and why."""
         self.after_fork()
         self.trouble: BaseException | None = None
         """Why the table took nothing when it was last asked to, if it did not."""
 
-    def work(self) -> None:
+    def work(self, until: float = inf, plenty: int = 0) -> None:
         """Start as many senders as there are batches for, and as are worth it; where no thread
-        can be started, send one batch after the other in this one."""
+        can be started, send one batch after the other in this one, ``until`` then (monotonic).
+
+        ``wait`` returns when no more than ``plenty`` records are held.
+        """
         self._stopping = False
-        batches = -(-len(self._dispatcher) // BATCH_ITEMS)
-        wanted = min(batches, self._worth.senders + self._slow())
-        while self._resting and self.running < wanted:
-            sender = self._resting.pop()
-            self.running += 1
+        self._until, self._plenty = until, plenty
+        while (sender := self._needed()) is not None:
             if not self._start_thread(partial(self._run, sender)):
                 self._run_here(sender)
                 break
 
-    def wait(self, timeout: float, plenty: int = 0) -> list[Settled[Unsent]]:
+    def _needed(self) -> Sender[Unsent] | None:
+        """Return one more sender, which counts as running, if one is needed."""
+        batches = -(-len(self._dispatcher) // BATCH_ITEMS)
+        with self._lock:
+            if not self._resting or self.running >= min(batches, self._useful_locked()):
+                return None
+            self.running += 1
+            return self._resting.pop()
+
+    def _useful_locked(self) -> int:
+        """Return how many senders may run: those that pause or hang are made up for."""
+        since = self._clock.monotonic() - _SLOW_SECONDS
+        return self._worth.senders + sum(begun < since for begun in self._out.values())
+
+    def wait(self, timeout: float) -> list[Settled[Unsent]]:
         """Return what has become of batches, after ``timeout`` seconds at most.
 
-        Sooner where a sender ends, a batch fails, or no more than ``plenty`` records are held.
+        Sooner where few records are held, a batch fails, a sender ends, or more are worth it.
         """
-        self._plenty = plenty
         event = self._clock.receive(self._events, max(0.0, timeout))
         while event is not None:
-            self.running -= event
             event = None if self._events.empty() else self._events.get()
-        settled = []
-        while self._answers:
-            answer, wait = self._answers.popleft()
-            settled.append(answer)
-            if wait is not None:
-                self._worth.note(wait)
-        return settled
-
-    def _slow(self) -> int:
-        """Return how many senders pause, or are in a call that takes its time."""
-        since = self._clock.monotonic() - _SLOW_SECONDS
-        return sum(begun < since for begun in list(self._out.values()))
+        return [self._settled.popleft() for _ in range(len(self._settled))]
 
     def stop(self) -> None:
         """Begin no other call until there is ``work`` again."""
         self._stopping = True
 
     def _run(self, sender: Sender[Unsent]) -> None:
-        """Send until nothing is held any more."""
+        """Send until nothing is held any more, or others are enough."""
+        resting = False
         try:
             while not self._stopping:
                 step = sender.next()
                 if not isinstance(step, Wait):
                     self._fly(sender, step.items)
                 elif len(self._dispatcher):
-                    self._out[sender] = -inf
-                    self._clock.sleep(min(step.seconds, _LOOK_SECONDS))
+                    self._pause(sender, step.seconds)
                 else:
                     break
-                if self.running > self._worth.senders + self._slow():
+                if resting := self._rest_if_too_many(sender):
                     break
         finally:
-            self._rest(sender)
+            if not resting:
+                self._rest(sender)
             self._events.put(True)
 
     def _run_here(self, sender: Sender[Unsent]) -> None:
-        """Send until there is something to wait for."""
+        """Send until there is something to wait for, or it is time to end."""
         try:
-            while not (self._stopping or isinstance(step := sender.next(), Wait)):
+            while not self._stopping and self._clock.monotonic() < self._until:
+                if isinstance(step := sender.next(), Wait):
+                    break
                 self._fly(sender, step.items)
         finally:
             self._rest(sender)
-            self.running -= 1
+
+    def _pause(self, sender: Sender[Unsent], seconds: float) -> None:
+        with self._lock:
+            self._out[sender] = -inf
+        self._clock.sleep(min(seconds, _LOOK_SECONDS))
 
     def _rest(self, sender: Sender[Unsent]) -> None:
+        """Give back what a sender holds: it may be long before it runs again."""
+        sender.close()
+        with self._lock:
+            self._rest_locked(sender)
+
+    def _rest_if_too_many(self, sender: Sender[Unsent]) -> bool:
+        """Return whether a sender with no batch of its own rests now, for others are enough."""
+        with self._lock:
+            too_many = not sender.holds_batch and self.running > self._useful_locked()
+            if too_many:
+                self._rest_locked(sender)
+            return too_many
+
+    def _rest_locked(self, sender: Sender[Unsent]) -> None:
         self._out.pop(sender, None)
-        if self._stopping:
-            sender.close()
         self._resting.append(sender)
+        self.running -= 1
 
     def _fly(self, sender: Sender[Unsent], items: Mapping[Key, Unsent]) -> None:
         """Send one batch, once, and tell what it came to."""
         failure: BaseException | None = None
         begun, worked = self._clock.monotonic(), self._clock.cpu_time()
-        self._out[sender] = begun
+        with self._lock:
+            self._out[sender] = begun
         try:
             left = self._send([unsent.put for unsent in items.values()])
             verdict = classify_left([put.key for put in left], sent=items)
@@ -166,15 +194,16 @@ class Senders:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._out.pop(sender, None)
             worked = self._clock.cpu_time() - worked
             took = self._clock.monotonic() - begun
             settled = sender.answered(verdict)
             self._note(settled, failure)
-            wait = max(0.0, took - worked) / worked if worked else inf
-            self._answers.append((settled, wait if failure is None else None))
-            if failure is not None or len(self._dispatcher) <= self._plenty:
-                self._events.put(False)
+            self._settled.append(settled)
+            with self._lock:
+                self._out.pop(sender, None)
+                more = failure is None and self._worth.note(took, worked)
+            if more or failure is not None or len(self._dispatcher) <= self._plenty:
+                self._events.put(True)
 
     def _note(self, settled: Settled[Unsent], failure: BaseException | None) -> None:
         verdict = settled.verdict
@@ -193,11 +222,13 @@ class Senders:
 
     def after_fork(self) -> None:
         """Forget the threads: the child of a fork has none."""
-        self._events: SimpleQueue[bool] = SimpleQueue()  # whether a sender has ended
-        self._answers.clear()
+        self._events: SimpleQueue[bool] = SimpleQueue()  # wakes ``wait``
+        self._settled: deque[Settled[Unsent]] = deque()
+        self._lock = threading.RLock()  # reentrant: a signal handler may look in
+        # Guarded by _lock:
+        self._resting = [self._dispatcher.sender() for _ in range(self.most)]  # without a thread
         self._out: dict[Sender[Unsent], float] = {}  # since when each is in a call; -inf: it pauses
         self._worth = _Worth(self.most)
-        self._resting = [self._dispatcher.sender() for _ in range(self.most)]  # without a thread
         self.running = 0
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -150,12 +151,12 @@ class Round:
                 self._senders.stop()
             if over is None:
                 self._feed()
-                self._senders.work()
+                plenty = BATCH_ITEMS if self._read_all else self._ahead // 2
+                self._senders.work(deadline, plenty)
             if self._is_done() or (over is not None and now >= over):
                 break
             left = (deadline if over is None else over) - now
-            plenty = BATCH_ITEMS if self._read_all else self._ahead // 2
-            self._settle(self._senders.wait(min(_LOOK_SECONDS, left), plenty))
+            self._settle(self._senders.wait(min(_LOOK_SECONDS, left)))
             if over is not None and not self._senders.running:
                 break
         self._senders.stop()
@@ -284,15 +285,21 @@ class Round:
             segment.close()
 
     def _ack_chunks(self, segment: OpenSegment) -> None:
-        """Set aside what of settled chunks is in no table, and ack them all at once."""
-        done: list[Chunk] = []
-        try:
-            while segment.chunks and not segment.chunks[0].left:
-                self._set_aside(segment, segment.chunks[0])
-                done.append(segment.chunks.popleft())
-        finally:
-            if done:
-                self._acknowledge(segment, done)
+        """Ack settled chunks, as many at once as there are before one with letters or damage.
+
+        What is set aside is acked before anything else is, so that no failure repeats it.
+        """
+        chunks = segment.chunks
+        while chunks and not chunks[0].left:
+            self._set_aside(segment, chunks[0])
+            done = [chunks[0]]
+            for chunk in islice(chunks, 1, None):
+                if chunk.left or chunk.dead or chunk.lines.bad:
+                    break
+                done.append(chunk)
+            self._acknowledge(segment, done)
+            for _ in done:
+                chunks.popleft()
 
     def _set_aside(self, segment: OpenSegment, chunk: Chunk) -> None:
         aside, name, lines = self._spool.aside, segment.path.name, chunk.lines

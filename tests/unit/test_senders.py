@@ -45,9 +45,15 @@ class Bench:
             self._send,
             most=MOST,
             clock=self.clock,
-            start_thread=lambda work: self.threads.append(work) is None,
+            start_thread=self._start,
         )
         self._put = 0
+        self.refuse_threads = False
+
+    def _start(self, work: Callable[[], object]) -> bool:
+        if not self.refuse_threads:
+            self.threads.append(work)
+        return not self.refuse_threads
 
     def _send(self, _puts: Sequence[Put]) -> Sequence[Put]:
         self.at_each_call()
@@ -193,11 +199,83 @@ def test_the_reader_is_woken_before_the_senders_starve(bench: Bench) -> None:
 
     def wait() -> None:
         begun = bench.clock.seconds
-        bench.senders.wait(0.25, 2 * BATCH_ITEMS)
+        bench.senders.wait(0.25)
         waited.append(bench.clock.seconds - begun)
+        bench.clock.worked += waited[-1]  # it is none of what the call waits
 
     bench.at_each_call = wait
     bench.put(4)
-    bench.senders.work()
+    bench.senders.work(plenty=2 * BATCH_ITEMS)
     bench.threads.pop()()
     assert waited == pytest.approx([0.25, 0.25, 0.0, 0.0])
+
+
+def test_the_reader_is_woken_when_more_senders_are_worth_it(bench: Bench) -> None:
+    """The first answer says how far the table is: the other senders start then."""
+    bench.wait_seconds = 0.02
+    bench.put(10)
+    bench.senders.work()
+    seen: list[float] = []
+
+    def wait() -> None:
+        begun = bench.clock.seconds
+        if bench.senders.running == 1 and len(bench.dispatcher) < 10 * BATCH_ITEMS:
+            bench.senders.wait(0.25)
+            bench.senders.work()
+            seen.append(bench.clock.seconds - begun)
+
+    bench.at_each_call = wait
+    bench.threads.pop()()
+    assert seen[0] == pytest.approx(0.0)
+    assert bench.senders.running == MOST - 1
+
+
+def test_one_dear_call_is_no_measure(bench: Bench) -> None:
+    """A handshake, an import, a collection of garbage: the table is no nearer for it."""
+    bench.wait_seconds = 0.03
+    bench.started()
+    bench.run_all()
+    work = iter([0.5])
+    bench.at_each_call = lambda: setattr(
+        bench.clock, "worked", bench.clock.worked + next(work, 0.0)
+    )
+    bench.started()
+    bench.run_all()
+    assert bench.started() == MOST
+
+
+def test_a_sender_too_many_leaves_no_batch_behind(bench: Bench) -> None:
+    """What it holds for a retry is sent, or given back: a lease lasts half a minute."""
+    answers = iter([ConnectionResetError(), ConnectionResetError()])
+    sleep, started = bench.clock.sleep, []
+
+    def answer() -> None:
+        bench.failure = next(answers, None)
+
+    def look(seconds: float) -> None:  # the reader, while the first sender pauses
+        bench.clock.sleep = sleep  # type: ignore[method-assign]
+        bench.senders.wait(0.0)
+        bench.senders.work()
+        started.append(len(bench.threads))
+        sleep(seconds)
+
+    bench.keep_on, bench.at_each_call = True, answer
+    bench.put(2)
+    bench.senders.work()
+    bench.clock.sleep = look  # type: ignore[method-assign]
+    bench.threads.pop()()
+    assert started == [1]  # another one was started, which has not sent yet
+    begun = bench.clock.seconds
+    bench.run_all()
+    assert (len(bench.dispatcher), bench.dispatcher.in_flight) == (0, 0)
+    assert bench.clock.seconds - begun < 1.0
+
+
+def test_where_no_thread_can_be_started_it_ends_in_time(bench: Bench) -> None:
+    """It sends in the calling thread, one call after the other, until the round is over."""
+    bench.refuse_threads = True
+    bench.put(10)
+    bench.wait_seconds = 1.0
+    bench.senders.work(until=bench.clock.seconds + 2.0)
+    assert len(bench.dispatcher) == 8 * BATCH_ITEMS
+    assert bench.senders.running == 0
