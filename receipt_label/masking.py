@@ -176,6 +176,7 @@ class _Copy:
         return value if number and kind == "token" else SECRET
 
     def _text(self, text: str) -> str:
+        text = _plain(text)
         if len(text) <= _SHORT:
             return _short(text)
         size = len(text)
@@ -192,6 +193,11 @@ class _Copy:
             return self._text(data.decode())
         except UnicodeDecodeError:
             return f"[{size} bytes]"
+
+
+def _plain(text: str) -> str:
+    """Return a text, or the member of an enum that is one, as the text that it stands for."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def _short(text: str) -> str:
@@ -269,26 +275,31 @@ class RecordMask:
             return
         for name in _NAMES:
             text = fields.get(name)
-            if type(text) is str and text not in _clean_ids:
-                fields[name] = self.id(text)[: len(text)]  # a name has an upper length
+            if isinstance(text, str) and text not in _clean_ids:
+                fields[name] = self.id(_plain(text))[: len(text)]  # a name has an upper length
         metadata = fields.get("metadata")
         if metadata:
             fields["metadata"] = self._metadata(metadata)
         error = fields.get("error")
-        if error is not None and not (self._custom is None and error in _clean):
+        if error is not None and not (
+            self._custom is None and type(error) is str and error in _clean
+        ):
             fields["error"] = self._error(error)
 
     def id(self, text: Any) -> Any:
         """Return an id without credentials. Addresses and numbers stay: ids are there to tell
-        users and orders apart."""
-        if not self._active or type(text) is not str or text in _clean_ids:
+        users and orders apart. The same object where there are none."""
+        if not self._active or not isinstance(text, str) or text in _clean_ids:
             return text
-        masked = mask_credentials(text)
-        if masked is text and len(text) <= _SHORT:
+        plain = _plain(text)
+        masked = mask_credentials(plain)
+        if masked is not plain:
+            return masked
+        if len(plain) <= _SHORT:
             if len(_clean_ids) >= _CACHED:
                 _clean_ids.clear()
-            _clean_ids[text] = None
-        return masked
+            _clean_ids[plain] = None
+        return text
 
     def message(self, text: str) -> str:
         """Return a message for the log, which quotes values that were refused."""
@@ -352,7 +363,8 @@ class RecordMask:
 
     def _error(self, error: Any) -> Any:
         try:
-            masked = _Copy(_NO_KEYS, keep_content=True).of(str(error))
+            text = _plain(error) if isinstance(error, str) else str(error)
+            masked = _Copy(_NO_KEYS, keep_content=True).of(text)
             if self._custom is not None:
                 masked = self._call(self._custom, masked)
                 if masked is None:

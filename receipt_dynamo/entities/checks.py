@@ -285,7 +285,7 @@ def cut_text(value: object, limit: int) -> str | None:
     """Return ``value`` as UTF-8 text of at most ``limit`` bytes; a cut one ends in an ellipsis."""
     if value is None or value == "":
         return None
-    text = value if type(value) is str else str(value)
+    text = str.__str__(value) if isinstance(value, str) else str(value)  # an enum: its value
     if len(text) * 4 <= limit and text.isascii():
         return text
     data = text.encode("utf-8", "replace")
