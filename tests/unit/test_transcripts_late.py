@@ -46,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that a short file reaches."""
     monkeypatch.setattr(transcript_importer, "_HELD", 20)
     monkeypatch.setattr(transcript_importer, "_KEPT", 5)
-    monkeypatch.setattr(transcript_importer, "_LINES_AT_ONCE", 10)
+    monkeypatch.setattr(transcript_importer, "LINES_AT_ONCE", 10)
     monkeypatch.setattr(transcripts, "MAX_OPEN", 50)
 
 
