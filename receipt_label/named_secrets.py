@@ -10,7 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 __all__ = ["PASSWORDS", "PASSWORDS_WITHIN", "SECRET", "mask_assigned", "mask_options"]
@@ -80,10 +80,6 @@ def _forms(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(forms))
 
 
-def _names(names: Iterable[str]) -> str:
-    return "|".join(_forms(names))
-
-
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern for any of these words; by their first letters, which ``re`` finds fast."""
     rests: dict[str, list[str]] = {}
@@ -93,15 +89,26 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
 
 
 # What a text has in it before the pattern is tried.
-_STEMS: Final = _forms((*PASSWORDS_WITHIN, *PASSWORDS, "passe", "sandi", "khẩu", "parola", "كلمة"))
-_STEM: Final = _any_of(_STEMS)
+_STEMS: Final = (*PASSWORDS_WITHIN, *PASSWORDS, "passe", "sandi", "khẩu", "parola", "كلمة")
 _ASCII_STEM: Final = _any_of(filter(str.isascii, _STEMS))
 _FOREIGN_GAP: Final = _GAP.replace("[:=]", "[:=\uff1a]")  # also as Chinese writes a colon
-_FOREIGN: Final = re.compile(
-    rf"((?:{_names(_NAMES_WITHIN)}|(?<![^\W_])(?:{_names(_NAMES_ALONE)}))"
-    rf"{_FOREIGN_GAP})(?!\\{{0,3}}[\"']?\[){_VALUE}",
-    re.IGNORECASE,
-)
+
+
+@cache
+def _stem() -> re.Pattern[str]:
+    return _any_of(_forms(_STEMS))
+
+
+@cache
+def _foreign() -> re.Pattern[str]:
+    """Return the pattern, compiled when first needed: it takes milliseconds, as long as a start
+    has."""
+    within, alone = "|".join(_forms(_NAMES_WITHIN)), "|".join(_forms(_NAMES_ALONE))
+    return re.compile(
+        rf"((?:{within}|(?<![^\W_])(?:{alone})){_FOREIGN_GAP})(?!\\{{0,3}}[\"']?\[){_VALUE}",
+        re.IGNORECASE,
+    )
+
 
 _NO_VALUE: Final = (
     r"(?:is|to|and|or|was|were|are|must|cannot|can|may|should|will|has|not|option|flag|argument|"
@@ -161,8 +168,8 @@ def mask_assigned(text: str) -> str:
     if _NAMED.search(masked) is not None:
         masked = _ASSIGNED.sub(_assigned, masked)
     lower = masked.lower()
-    if (_ASCII_STEM if lower.isascii() else _STEM).search(lower) is not None:
-        masked = _FOREIGN.sub(_assigned, masked)
+    if (_ASCII_STEM if lower.isascii() else _stem()).search(lower) is not None:
+        masked = _foreign().sub(_assigned, masked)
     return masked
 
 
