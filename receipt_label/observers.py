@@ -53,10 +53,10 @@ class Observers:
     """Tells the operation in force, and each exporter, of every record once. Raises nothing."""
 
     def __init__(self, exporters: Iterable[MetricExporter], faults: FaultLog) -> None:
+        self._unshown = Recent()  # what was dropped: its caller may record it again
         self._exporters = tuple(exporters)
         self._faults = faults
         self._repeats = Recent()
-        self._unshown = Recent()  # what was dropped: its caller may record it again
 
     def bind(self, tracker: AIUsageTracker) -> None:
         """Show each exporter the tracker whose metrics will come."""
