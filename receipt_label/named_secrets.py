@@ -101,8 +101,7 @@ def _stem() -> re.Pattern[str]:
 
 @cache
 def _foreign() -> re.Pattern[str]:
-    """Return the pattern, compiled when first needed: it takes milliseconds, as long as a start
-    has."""
+    """Return the pattern; to compile it takes milliseconds, which no start should wait for."""
     within, alone = "|".join(_forms(_NAMES_WITHIN)), "|".join(_forms(_NAMES_ALONE))
     return re.compile(
         rf"((?:{within}|(?<![^\W_])(?:{alone})){_FOREIGN_GAP})(?!\\{{0,3}}[\"']?\[){_VALUE}",
