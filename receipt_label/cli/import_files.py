@@ -17,7 +17,8 @@ from receipt_label.cli.selection import iso_time
 
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
-    from receipt_label.importers.replies import FileTally, ReplyImporter
+    from receipt_label.importers.importer import FileTally
+    from receipt_label.importers.replies import ReplyImporter
     from receipt_label.importers.source import Source
     from receipt_label.importers.transcript_importer import TranscriptImporter
     from receipt_label.tracker import AIUsageTracker
@@ -136,7 +137,8 @@ def _import_replies(
     bad_lines: _BadLines,
     settings: dict[str, Any],
 ) -> None:
-    from receipt_label.importers.replies import FileTally, ReplyImporter
+    from receipt_label.importers.importer import FileTally
+    from receipt_label.importers.replies import ReplyImporter
 
     importer = ReplyImporter(tracker, **settings)
     tallies += [FileTally("standard input" if file == "-" else file) for file in files]
@@ -153,7 +155,7 @@ def _import_transcripts(
     settings: dict[str, Any],
 ) -> None:
     """Import the transcripts under ``names``, with one bar over all of them."""
-    from receipt_label.importers.replies import FileTally
+    from receipt_label.importers.importer import FileTally
     from receipt_label.importers.transcript_importer import TranscriptImporter, find_transcripts
 
     def refuse(directory: str, reason: str) -> None:

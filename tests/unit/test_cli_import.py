@@ -14,6 +14,7 @@ import pytest
 
 from receipt_dynamo import Settings, open_usage_client
 from receipt_label import AIUsageTracker
+from receipt_label.importers import importer
 from receipt_label.importers import replies as importing
 
 Reply = Callable[..., dict[str, Any]]
@@ -427,9 +428,9 @@ def test_a_long_file_is_taken_in_as_it_is_read(
     run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch, usage_dir: Path
 ) -> None:
     """The spool does not grow with the file: its bound must never make an import lose records."""
-    monkeypatch.setattr(importing, "TAKE_IN_EVERY", 10)
+    monkeypatch.setattr(importer, "_TAKE_IN_EVERY", 10)
     waiting: list[int] = []
-    monkeypatch.setattr(importing, "_LINES_AT_ONCE", 4)
+    monkeypatch.setattr(importing, "LINES_AT_ONCE", 4)
     original = importing.ReplyImporter._record_all
 
     def watch(self: Any, *args: Any) -> None:
