@@ -260,6 +260,11 @@ class RecordMask:
         self._on_failure = on_failure
         self._within = threading.local()
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it does the same to equal fields every time: a callable may do as it likes."""
+        return self._custom is None
+
     def apply(self, fields: dict[str, Any]) -> None:
         """Mask names, ``metadata`` and ``error`` of these fields, in place. Raises nothing.
 

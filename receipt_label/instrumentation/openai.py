@@ -35,7 +35,7 @@ class _OpenAI(Dialect):
     """
 
     def __init__(self, *, include_usage: bool) -> None:
-        self._include_usage = include_usage
+        self.prepares = include_usage
         self._created: dict[str, Context | None] = {}
         """Background responses of this client; None once recorded. Each access is atomic."""
 
@@ -49,7 +49,7 @@ class _OpenAI(Dialect):
 
     def prepare(self, exchange: Exchange, options: Any) -> Any:
         """Ask for the usage of a stream that would not tell it, where the user wants that."""
-        if not self._include_usage or not isinstance(options.json_data, Mapping):
+        if not isinstance(options.json_data, Mapping):
             return options
         extra = getattr(options, "extra_json", None)  # the caller's extra_body: it wins
         body = {**options.json_data, **extra} if isinstance(extra, Mapping) else options.json_data
