@@ -252,7 +252,7 @@ class _Client(Twin):
 def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[..., Any]:
     """Return ``create`` as it is, with its failures recorded: once, however often it tried."""
 
-    def begin(kwargs: dict[str, Any]) -> Call | None:
+    def begin(kwargs: dict[str, Any]) -> Call:
         model = kwargs.get("model") or kwargs.get("agent")
         return instrument.begin(service="google", operation="generate_content", request_model=model)
 
@@ -264,8 +264,7 @@ def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[...
             try:
                 return await create(*args, **kwargs)
             except BaseException as error:
-                if call is not None:
-                    call.fail(error, http_status=status_of(error))
+                call.fail(error, http_status=status_of(error))
                 raise
 
         return created
@@ -276,8 +275,7 @@ def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[...
         try:
             return create(*args, **kwargs)
         except BaseException as error:
-            if call is not None:
-                call.fail(error, http_status=status_of(error))
+            call.fail(error, http_status=status_of(error))
             raise
 
     return created_sync

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 from receipt_label.instrumentation.calls import (
     Call,
     Instrument,
-    is_suppressed,
     log_fault,
     status_of,
 )
@@ -260,7 +259,7 @@ class _Hooks:
             if base is not self._base[0]:  # as text it takes longer than all the rest of this
                 self._base = base, str(base)
             route = _route(self._base[1], options.method, options.url, self._service)
-            if not route.watched or is_suppressed():
+            if not route.watched:
                 return None
             body = options.json_data
             is_mapping = type(body) is dict or isinstance(body, Mapping)

@@ -13,7 +13,6 @@ import pytest
 
 from receipt_dynamo import UsageClient
 from receipt_label import AIUsageTracker, ContextThreadPoolExecutor
-from receipt_label.instrumentation.calls import Instrument, observe
 from tests.support.vendor_calls import SAY
 from tests.support.vendor_server import VendorServer, error, recorded, reply
 from tests.vendors.conftest import Make, Records
@@ -148,21 +147,6 @@ def test_a_request_that_is_no_call_within_a_call_leaves_its_record_alone(
     assert (record.operation, record.error, record.input_tokens) == (
         ("chat", "InternalServerError", None) if fails else ("chat", None, 14)
     )
-
-
-def test_a_client_within_a_helper_that_counts_itself_counts_once(
-    make: Make, tracker: AIUsageTracker, records: Records
-) -> None:
-    """The outer instrument has the call: the client inside leaves it alone (trouble 31)."""
-    outer = Instrument(tracker)
-    with tracker.wrap(make("OpenAI")) as client:
-
-        def helper() -> Any:
-            return ask(client, "gpt-4o")
-
-        observe(helper, lambda args, kwargs: outer.begin(operation="agent"))()
-        assert [record.operation for record in records()] == ["agent"]
-        assert tracker.client.health().recorded == 1
 
 
 def test_middleware_of_the_sdk_runs_and_counts_once(
