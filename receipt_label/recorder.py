@@ -150,9 +150,10 @@ class Recorder:
     ) -> PutResult:
         """Record the reply of an AI service: an SDK object, a dict, or the text of an event stream.
 
-        The same reply recorded again counts once. SKIPPED: not a finished, billable call. ``url``,
-        ``http_status`` and ``request_model`` help where the reply does not say them itself;
-        ``fields`` as in ``record``. Raises nothing unless ``strict``.
+        The same reply recorded again counts once; it keeps the latency that was recorded, unless
+        another is given. SKIPPED: not a finished, billable call. ``url``, ``http_status`` and
+        ``request_model`` help where the reply does not say them itself; ``fields`` as in
+        ``record``. Raises nothing unless ``strict``.
         """
         try:
             if self.strict:
@@ -178,11 +179,8 @@ class Recorder:
                         operation=operation,
                         request_model=request_model,
                     )
-            if isinstance(reply, Reply):
-                if request_id_of(reply) is None:
-                    self.known.note_object(response)
-                elif fields.get("latency_ms") is None:  # a wrapped client has measured it
-                    fields["latency_ms"] = self.known.latency_of(reply)
+            if isinstance(reply, Reply) and request_id_of(reply) is None:
+                self.known.note_object(response)
         except Exception as error:
             return self._refuse(error, service, model)
         if isinstance(reply, Skipped):
@@ -208,6 +206,8 @@ class Recorder:
         Raises nothing unless ``strict``.
         """
         try:
+            if fields.get("latency_ms") is None:  # what was measured when it was recorded before
+                fields["latency_ms"] = self.known.latency_of(reply)
             metrics = self._metrics(
                 reply,
                 timestamp=timestamp,
@@ -223,9 +223,8 @@ class Recorder:
         return self._keep(reply, metrics)
 
     def record_quick_reply(self, reply: Reply, latency_ms: float) -> PutResult:
-        """Record a reply that a ``QuickReader`` has read, as ``record_reply`` does. Where it is
-        like an earlier one, that takes less than half the time. Raises nothing unless ``strict``.
-        """
+        """Record a reply that a ``QuickReader`` has read, as ``record_reply`` does, but sooner
+        where it is like an earlier one. Raises nothing unless ``strict``."""
         try:
             frame = contexts.in_force()
             alike = self._alike

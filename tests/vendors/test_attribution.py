@@ -149,6 +149,25 @@ def test_a_request_that_is_no_call_within_a_call_leaves_its_record_alone(
     )
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_a_reply_recorded_by_hand_as_well_keeps_the_latency_that_was_measured(
+    streamed: bool, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """The later record replaces the first, with what only the wrapped client knows."""
+    with tracker.wrap(make("OpenAI")) as client:
+        options = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
+        reply = ask(client, "gpt-4o", **options)
+        if streamed:
+            reply = list(reply)
+    (first,) = records()
+    tracker.record_response(reply, job_id="by hand")
+    (again,) = records(repeated=True)
+    assert first.latency_ms
+    assert (again.latency_ms, again.job_id) == (first.latency_ms, "by hand")
+    tracker.record_response(reply, latency_ms=7)
+    assert [record.latency_ms for record in records(repeated=True)] == [7.0]
+
+
 def test_middleware_of_the_sdk_runs_and_counts_once(
     make: Make, tracker: AIUsageTracker, records: Records
 ) -> None:
