@@ -26,6 +26,7 @@ from receipt_label.instrumentation.calls import (
 )
 from receipt_label.instrumentation.event_log import EventLog, body_of, is_event_stream
 from receipt_label.instrumentation.http_streams import watch_response
+from receipt_label.instrumentation.twins import CopyOf
 from receipt_label.reply_metric import MIN_ID_CHARACTERS
 from receipt_label.usage.address import locate
 from receipt_label.usage.quick import QuickReader, quick_reader
@@ -37,7 +38,7 @@ _in_progress: ContextVar[Exchange | None] = ContextVar("receipt_usage_exchange",
 
 _OURS = "_receipt_usage_hook"
 _VARIANTS = ("with_raw_response", "with_streaming_response")
-_HOOKED = ("request", "_process_response", "copy", "with_options")
+_HOOKED = ("request", "_process_response", "copy", "with_options", "__reduce_ex__")
 
 
 class Exchange(Call):
@@ -151,6 +152,7 @@ def _hooked(client: Any, instrument: Instrument, dialect: Dialect) -> Any:
         "_process_response": hooks.async_process() if asynchronous else hooks.sync_process(),
         "copy": hooks.copying(client.copy),
         "with_options": hooks.copying(client.with_options),
+        "__reduce_ex__": hooks.reducing(client),
     }
     for hook in own.values():
         setattr(hook, _OURS, True)
@@ -252,6 +254,21 @@ class _Hooks:
             return _hooked(method(*args, **kwargs), self._instrument, self._dialect)
 
         return copied
+
+    def reducing(self, client: Any) -> Callable[..., Any]:
+        """Return what ``copy.copy`` asks of the client: its copy is wrapped as it is, and makes its
+        own requests. What cannot be copied deeply, or pickled, cannot be so here."""
+
+        def reduce_ex(protocol: Any) -> Any:
+            state = {
+                name: value
+                for name, value in client.__dict__.items()
+                if name not in _HOOKED or not getattr(value, _OURS, False)
+            }
+            wrap = functools.partial(_hooked, instrument=self._instrument, dialect=self._dialect)
+            return CopyOf(type(client), wrap), (), state
+
+        return reduce_ex
 
     def _begin(self, options: Any) -> Exchange | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -147,6 +148,39 @@ def test_a_request_that_is_no_call_within_a_call_leaves_its_record_alone(
     assert (record.operation, record.error, record.input_tokens) == (
         ("chat", "InternalServerError", None) if fails else ("chat", None, 14)
     )
+
+
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used before"])
+def test_a_copy_of_a_wrapped_client_is_one_and_counts_once(
+    used: bool, kind: str, server: VendorServer, make: Make, tracker: AIUsageTracker
+) -> None:
+    """By ``copy.copy``: what is set on it, such as an address, holds for its own requests."""
+    server.own_ids = True
+    asynchronous = kind.startswith("Async")
+    bare = make(kind, default_headers={"x-name": "bare"})
+    wrapped = tracker.wrap(bare)
+    if used:
+        assert wrapped.chat.completions
+    for number, one in enumerate(
+        [copy.copy(wrapped), copy.copy(copy.copy(wrapped)), tracker.wrap(copy.copy(wrapped))], 1
+    ):
+        assert type(one) is type(bare)
+        one._custom_headers = {"x-name": "copy"}
+        answer = ask(one if not used else one.with_options(timeout=9), "gpt-4o")
+        if asynchronous:
+            asyncio.run(drive(answer, one))
+        assert server.requests[-1].headers["x-name"] == "copy"
+        assert tracker.client.health().recorded == number
+        if asynchronous:
+            break  # its connections went with their loop
+    if not asynchronous:
+        bare.close()
+
+
+async def drive(answer: Any, client: Any) -> None:
+    async with client:
+        await answer
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
