@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from types import MethodType
 from typing import Any, NamedTuple
 
 from receipt_label.instrumentation.calls import (
@@ -133,6 +134,12 @@ def _shallow_copy(client: Any) -> Any:
     for name, value in list(vars(own).items()):
         if name in _HOOKED and getattr(value, _OURS, False):
             del own.__dict__[name]
+        elif isinstance(value, MethodType):  # kept by a subclass of the user's
+            owner: Any = value.__self__
+            if owner is client:
+                own.__dict__[name] = MethodType(value.__func__, own)
+            elif getattr(owner, "_client", None) is client:
+                own.__dict__[name] = MethodType(value.__func__, type(owner)(own))
         elif name in _VARIANTS or getattr(value, "_client", None) is client:
             if isinstance(inspect.getattr_static(kind, name, None), functools.cached_property):
                 del own.__dict__[name]

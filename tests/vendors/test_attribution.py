@@ -150,6 +150,31 @@ def test_a_request_that_is_no_call_within_a_call_leaves_its_record_alone(
     )
 
 
+def test_methods_that_a_subclass_keeps_are_those_of_the_wrapped_client(
+    server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """Taken in ``__init__``, before it is wrapped; those of the bare one stay bare."""
+
+    class Kept(openai.OpenAI):
+        def __init__(self, **changes: Any) -> None:
+            super().__init__(**changes)
+            self.completions_of = self.chat.completions
+            self.create = self.chat.completions.create
+            self.send = self.post
+
+    server.own_ids = True
+    options: Any = {"model": "gpt-4o", "messages": SAY}
+    with make("OpenAI") as other:
+        bare = Kept(api_key="x", base_url=f"{server.url}/v1", http_client=other._client)
+        for client in (tracker.wrap(bare), tracker.wrap(tracker.wrap(bare))):
+            client.create(**options)
+            client.completions_of.create(**options)
+            client.send("/chat/completions", body=options, cast_to=dict)
+        bare.create(**options)
+        bare.send("/chat/completions", body=options, cast_to=dict)
+    assert len(records()) == 6
+
+
 @pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used before"])
 def test_a_copy_of_a_wrapped_client_is_one_and_counts_once(
