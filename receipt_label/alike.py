@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from receipt_label.pricing.catalog import Fixed
 from receipt_label.reply_metric import MIN_ID_CHARACTERS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from receipt_dynamo import AIUsageMetric
     from receipt_label.pricing import PriceBook
+    from receipt_label.pricing.catalog import Quote
     from receipt_label.pricing.tariff import Tariff
     from receipt_label.usage.reply import Reply
 
@@ -26,7 +29,9 @@ class _Kind(NamedTuple):
     fields: Mapping[str, Any]
     """Held for their id, which is no other's meanwhile."""
     metric: AIUsageMetric
-    tariff_at: Callable[[datetime], Tariff | None]
+    quote: Quote
+    tariff: Tariff | None
+    """Where it is the same at any time."""
 
 
 class AlikeCalls:
@@ -58,9 +63,9 @@ class AlikeCalls:
             or len(name) < MIN_ID_CHARACTERS
         ):
             return None
-        _, like, tariff_at = kind
+        _, like, quote, tariff = kind
         try:
-            tariff = tariff_at(time)
+            tariff = tariff or quote.at(time)
             cost = None if tariff is None else tariff.charge(usage, 1)
             if cost.__class__ is not Decimal:
                 return None
@@ -77,11 +82,13 @@ class AlikeCalls:
 
     def note(self, reply: Reply, fields: Mapping[str, Any], metric: AIUsageMetric) -> None:
         """Take note of the metric of a reply: others may be made after it. Raises nothing."""
-        tariff_at = self._book.list_price_of(reply.service, reply.model)
-        if tariff_at is None or metric.price_source != "genai-prices" or metric.usage_details:
+        quote = self._book.list_price_of(reply.service, reply.model)
+        if quote is None or metric.price_source != "genai-prices" or metric.usage_details:
             return
         if len(self._kinds) >= REMEMBERED_KINDS:
             self._kinds = {}
         ended = reply.metadata.get("finish_reason")
         key = (id(fields), reply.service, reply.model, reply.request_model, ended)
-        self._kinds[key] = _Kind(fields, metric, tariff_at)
+        self._kinds[key] = _Kind(
+            fields, metric, quote, quote.tariff if isinstance(quote, Fixed) else None
+        )

@@ -78,6 +78,10 @@ def in_force() -> Frame:
     return _context.get() or _of_process()
 
 
+entered = _context.get
+"""Returns the entry of a scope in force here, or None where none was entered."""
+
+
 def put_in_force(frame: Frame) -> None:
     """Make ``frame`` the entry in force, without an end: the caller puts the old one back."""
     _context.set(frame)

@@ -226,7 +226,7 @@ class Recorder:
         """Record a reply that a ``QuickReader`` has read, as ``record_reply`` does, but sooner
         where it is like an earlier one. Raises nothing unless ``strict``."""
         try:
-            frame = contexts.in_force()
+            frame = contexts.entered() or contexts.in_force()
             alike = self._alike
             metric = None
             if alike is not None and not self._closed:

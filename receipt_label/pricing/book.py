@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -146,13 +146,11 @@ class PriceBook:
                 )
             return refused("price_error")
 
-    def list_price_of(self, service: str, model: str) -> Callable[[datetime], Tariff | None] | None:
-        """Return what tells the tariff of a model at a time; None where more than genai-prices'
-        list bears on its price. Such a price is of the source ``genai-prices``. Raises nothing
-        that ``price`` would not hide: call it once that has priced the same.
-        """
+    def list_price_of(self, service: str, model: str) -> Quote | None:
+        """Return what alone bears on the price of a model that was priced before, where that is
+        genai-prices' list: such a price is of the source ``genai-prices``. Raises nothing."""
         plan = self._plans.get((service, model))
-        return None if plan is None or plan.ruled or plan.quote is None else plan.quote.at
+        return None if plan is None or plan.ruled else plan.quote
 
     def explain(
         self, model: str, service: str | None = None, at: datetime | None = None

@@ -260,30 +260,38 @@ def _counted(
     created: int,
     reason: str | None,
 ) -> Reply | None:
-    """Return the reply of a body of OpenAI's, or None where its figures do not add up."""
+    """Return the reply of a body of OpenAI's, or None where its figures do not add up, or something
+    in it needs a closer look."""
     sent, made, total = tokens
     cached, written, reasoning = into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens
+    model, name, tier = body.model, body.id, body.service_tier
     if (
         total != sent + made
         or (cached or 0) + (written or 0) > sent
         or (reasoning is not None and reasoning > made)
         or not _FIRST <= created <= time.time() + _DAY
+        or not model
+        or "/" in model
+        or not 0 < len(name) <= _ID_CHARACTERS
+        or not (tier is None or tier in ORDINARY_TIERS)
     ):
         return None
-    return _reply(
-        "openai",
-        body,
-        request_model,
-        Usage(
+    finish = reason if reason is None or reason in _REASONS else word(reason)
+    return Reply(
+        service="openai",
+        model=model,
+        operation="chat",
+        request_model=request_model,
+        response_id=name,
+        created=_EPOCH + timedelta(0, created),
+        usage=Usage(
             input_tokens=sent,
             cached_input_tokens=cached,
             cache_write_tokens=written,
             output_tokens=made,
             reasoning_tokens=reasoning,
         ),
-        _EPOCH + timedelta(0, created),
-        body.service_tier,
-        reason,
+        metadata={} if finish is None else {"finish_reason": finish},
     )
 
 
@@ -311,30 +319,7 @@ def _read_message(content: bytes, request_model: str | None) -> Reply | None:
             details["cache_write_1h_tokens"] = long
     elif kinds is not None and (kinds.ephemeral_5m_input_tokens or kinds.ephemeral_1h_input_tokens):
         return None
-    counts = Usage(
-        input_tokens=sent,
-        cached_input_tokens=read,
-        cache_write_tokens=written,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=reasoning,
-        details=details,
-    )
-    return _reply(
-        "anthropic", body, request_model, counts, None, usage.service_tier, body.stop_reason
-    )
-
-
-def _reply(
-    service: str,
-    body: _Chat | _Response | _Message,
-    request_model: str | None,
-    usage: Usage,
-    created: datetime | None,
-    tier: str | None,
-    reason: str | None,
-) -> Reply | None:
-    """Return the reply of a body, or None where something in it needs a closer look."""
-    model, name = body.model, body.id
+    model, name, tier, reason = body.model, body.id, usage.service_tier, body.stop_reason
     if (
         not model
         or "/" in model
@@ -344,12 +329,18 @@ def _reply(
         return None
     finish = reason if reason is None or reason in _REASONS else word(reason)
     return Reply(
-        service=service,
+        service="anthropic",
         model=model,
         operation="chat",
         request_model=request_model,
         response_id=name,
-        created=created,
-        usage=usage,
+        usage=Usage(
+            input_tokens=sent,
+            cached_input_tokens=read,
+            cache_write_tokens=written,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=reasoning,
+            details=details,
+        ),
         metadata={} if finish is None else {"finish_reason": finish},
     )
