@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from functools import partial, wraps
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from receipt_dynamo import AIUsageMetric
@@ -47,7 +47,7 @@ class Tracked:
         self._tracker = tracker
         self._plan = plan
         self._ids_from_arguments = ids_from_arguments
-        self._open: list[tuple[int, Run]] = []  # each access is atomic
+        self._open: list[tuple[FrameType, Run]] = []  # each access is atomic
 
     def __call__(self, function: F) -> F:
         """Return ``function``, tracked: each call, or each run of a generator, is one operation.
@@ -83,9 +83,9 @@ class Tracked:
             return None
 
     def __enter__(self) -> Operation:
-        return self._enter(id(sys._getframe(1)))  # noqa: SLF001 - see _leave
+        return self._enter(sys._getframe(1))  # noqa: SLF001 - see _leave
 
-    def _enter(self, block: int) -> Operation:
+    def _enter(self, block: FrameType) -> Operation:
         name = self._plan.name
         if name is None:
             raise TypeError("a block has no name of its own: with tracker.track('its-name')")
@@ -102,11 +102,11 @@ class Tracked:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._exit(id(sys._getframe(1)), kind, error, trace)  # noqa: SLF001 - see _leave
+        self._exit(sys._getframe(1), kind, error, trace)  # noqa: SLF001 - see _leave
 
     def _exit(
         self,
-        block: int,
+        block: FrameType,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
@@ -123,7 +123,7 @@ class Tracked:
             run.fail(error)
 
     async def __aenter__(self) -> Operation:
-        return self._enter(id(sys._getframe(1)))  # noqa: SLF001 - see _leave
+        return self._enter(sys._getframe(1))  # noqa: SLF001 - see _leave
 
     async def __aexit__(
         self,
@@ -131,17 +131,17 @@ class Tracked:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._exit(id(sys._getframe(1)), kind, error, trace)  # noqa: SLF001 - see _leave
+        self._exit(sys._getframe(1), kind, error, trace)  # noqa: SLF001 - see _leave
 
-    def _leave(self, block: int) -> Run | None:
+    def _leave(self, block: FrameType) -> Run | None:
         """Return the run that ends here: the newest that this very ``block`` began, told by the
-        frame of its function, which lives as long as the block is open.
+        frame of its function (held, or its address could be another's).
 
         Where another function ends it (an ExitStack), the newest of ours in force, else (another
         task ends what one began) the newest of all.
         """
         entries = list(self._open)
-        found = next((entry for entry in reversed(entries) if entry[0] == block), None)
+        found = next((entry for entry in reversed(entries) if entry[0] is block), None)
         frame: contexts.Frame | None = contexts.in_force()
         while found is None and frame is not None:
             found = next((entry for entry in entries if entry[1] is frame.scope), None)

@@ -9,7 +9,7 @@ import inspect
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from typing import Any
 
@@ -504,6 +504,47 @@ def test_two_blocks_of_one_tracked_object_end_in_any_order(
         "first": "first",
         "second": "second",
     }
+
+
+def test_blocks_that_a_stack_of_contexts_opens_are_told_by_their_tasks(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """An ExitStack begins and ends them in functions of its own, which are gone by then."""
+    shared = tracker.track("shared")
+
+    async def task(n: int) -> None:
+        with ExitStack() as stack:
+            operation = stack.enter_context(shared)
+            operation.metadata["n"] = n
+            await asyncio.sleep(0)
+            record(tracker, request_id=f"call-{n}")
+            if n % 2:
+                await asyncio.sleep(0)
+
+    async def tasks() -> None:
+        await asyncio.gather(*(task(n) for n in range(20)))
+
+    asyncio.run(tasks())
+    names = {m.request_id: m.metadata.get("n") for m in client.query() if m.service == "action"}
+    within = [metric for metric in client.query() if metric.service == "openai"]
+    assert len(within) == 20
+    for metric in within:
+        assert metric.request_id == f"call-{names[metric.metadata['operation_id']]}"
+
+
+def test_a_dropped_generator_ends_its_block(tracker: AIUsageTracker, client: UsageClient) -> None:
+    """At once, as before: that its frame is held does not keep it alive."""
+    shared = tracker.track("shared")
+
+    def work() -> Iterator[None]:
+        with shared:
+            yield
+
+    generator = work()
+    next(generator)
+    del generator
+    assert only(client).status == "partial"
+    assert shared._open == []
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["with", "async with"])
