@@ -14,7 +14,7 @@ from receipt_dynamo import AIUsageMetric, PutResult, UsageClient, UsageError, mi
 from receipt_label import context as contexts
 from receipt_label.alike import AlikeCalls
 from receipt_label.context import as_id
-from receipt_label.faults import FaultLog
+from receipt_label.faults import FaultLog, believable_count, believable_money
 from receipt_label.known_replies import KnownReplies
 from receipt_label.masking import RecordMask
 from receipt_label.observers import Observers
@@ -321,8 +321,11 @@ class Recorder:
     ) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Return the fields of a record that its context and its caller give, and the variant of
         its price."""
-        inner = contexts.current()
-        merged = dict(contexts.merged(self._defaults, inner) if inner else self._defaults)
+        inner, defaults = contexts.current(), self._defaults
+        merged = {**defaults, **inner}
+        for name in contexts.MERGED:
+            if name in defaults and name in inner:
+                merged[name] = {**defaults[name], **inner[name]}
         merged["metadata"] = _both(merged.get("metadata"), metadata)
         variant = _both(merged.pop("price_context", None), price_context)
         for name, value in fields.items():
@@ -354,9 +357,9 @@ class Recorder:
             "closed" if self._closed else "invalid",
             service=self._name(service),
             model=self._name(model),
-            input_tokens=_believable(input_tokens),
-            output_tokens=_believable(output_tokens),
-            cost_usd=_believable_money(cost_usd),
+            input_tokens=believable_count(input_tokens),
+            output_tokens=believable_count(output_tokens),
+            cost_usd=believable_money(cost_usd),
         )
         with suppress(Exception):  # an error without text, a log handler that raises
             reason = str(error).rstrip(".")
@@ -375,18 +378,6 @@ def _both(outer: Mapping[str, Any] | None, inner: Mapping[str, Any] | None) -> M
     if outer and inner:
         return {**outer, **inner}
     return outer or inner or _NOTHING
-
-
-def _believable(count: object) -> int:
-    return count if type(count) is int and 0 <= count <= 10**12 else 0
-
-
-def _believable_money(amount: object) -> Decimal | None:
-    try:
-        money = amount if isinstance(amount, Decimal) else Decimal(str(amount))
-    except Exception:
-        return None
-    return money if money.is_finite() and 0 <= money < 10**12 else None
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
