@@ -300,6 +300,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 ODD: list[Any] = [
+    *(False, 0, 0.0),
     None,
     "1",
     True,
