@@ -9,9 +9,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SAMPLE := examples/data/recorded_replies.jsonl
-DEMO_COMMAND := RECEIPT_USAGE_DIR=.demo $(BIN)/receipt-usage
-DEMO := env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development \
-	RECEIPT_USAGE_DIR=$(CURDIR)/.demo RECEIPT_USAGE_COMMAND="$(DEMO_COMMAND)" $(BIN)/receipt-usage
+# Its calls are of a job of their own: the examples record into the same store.
+JOB := sample-replies
 # Twice as many as there are cores of a small machine: much of what tests do is waiting.
 JOBS ?= 4
 export PYTHON
@@ -22,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 run:
 	@tools/setup.sh run
-	@$(DEMO) import --at 2026-08-31 $(SAMPLE)
-	@$(DEMO) report --by service
+	@tools/demo import --at 2026-08-31 --job $(JOB) $(SAMPLE)
+	@tools/demo report --by service --job $(JOB)
 	@echo
-	@echo "These are $$(wc -l < $(SAMPLE) | tr -d ' ') recorded replies; the store is .demo/usage.db. By day and model:"
-	@echo "  $(DEMO_COMMAND) report --by day,model"
+	@echo "These are the calls of $(SAMPLE), in the store .demo/usage.db. By day and model:"
+	@echo "  tools/demo report --by day,model"
 
 test: lint types unit
 

@@ -1,26 +1,31 @@
 """Run an example without a key: a server on this machine answers for OpenAI and Anthropic.
 
     python -m examples.stand_in labeling_openai
+    python -m examples.stand_in pipeline.py            # a program of your own
 
 The server speaks the vendors' protocols and answers with recorded replies: their usage is real,
 their texts are made up here. The examples find it by the variables that the vendors' SDKs read
-themselves, so they run unchanged. What they record goes to ``.demo/examples``, or where
-``RECEIPT_USAGE_DIR`` says; never to a table.
+themselves, so they run unchanged. What they record goes to ``.demo``, or where ``RECEIPT_DEMO_DIR``
+says, and never to a table or among the user's own records: ``tools/demo report`` shows it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.support.vendor_server import Answer, Asked, VendorServer
 
 HERE = Path(__file__).parent
 EXAMPLES = sorted(path.stem for path in HERE.glob("*.py") if path.name != Path(__file__).name)
-USAGE_DIR = HERE.parent / ".demo" / "examples"
+DEMO_DIR = HERE.parent / ".demo"
+SDK = re.compile(r"^(?:from|import) (openai|anthropic)\b", re.MULTILINE)
+OWN_SETTINGS = re.compile("RECEIPT_USAGE_.*|DYNAMO.*|AWS_ENDPOINT_URL.*|DEPLOYMENT_.*")
 LABELS = {
     "assorted goods": "office",
     "milk": "groceries",
@@ -71,23 +76,34 @@ def environment_of(server: VendorServer) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "ENVIRONMENT": "development",
     }
-    tables = ("DYNAMODB_TABLE_NAME", "DYNAMO_TABLE_NAME")
-    others = {name: value for name, value in os.environ.items() if name not in tables}
-    return {"RECEIPT_USAGE_DIR": str(USAGE_DIR), **others, **own}
+    others = {name: text for name, text in os.environ.items() if not OWN_SETTINGS.fullmatch(name)}
+    return {"RECEIPT_USAGE_DIR": os.environ.get("RECEIPT_DEMO_DIR", str(DEMO_DIR)), **others, **own}
+
+
+def missing_packages(program: Path) -> list[str]:
+    """Return the SDKs that a program imports and that are not installed here."""
+    return [name for name in sorted({*SDK.findall(program.read_text())}) if not find_spec(name)]
 
 
 def main() -> int:
-    """Run one example with its arguments; return its exit code."""
-    if len(sys.argv) < 2 or sys.argv[1] not in EXAMPLES:  # noqa: PLR2004 - program, example
-        print(f"python -m examples.stand_in {' | '.join(EXAMPLES)}", file=sys.stderr)
+    """Run one example, or a program of the user's, with its arguments; return its exit code."""
+    wanted, *arguments = sys.argv[1:] or [""]
+    program = HERE / f"{wanted}.py" if wanted in EXAMPLES else Path(wanted)
+    if program.suffix != ".py" or not program.is_file():
+        names = " | ".join([*EXAMPLES, "FILE.py"])
+        print(f"python -m examples.stand_in {names}", file=sys.stderr)
         return 2
-    name, *arguments = sys.argv[1:]
+    missing = " ".join(missing_packages(program))
+    if missing:
+        install = f"{sys.executable} -m pip install {missing}"
+        print(f"error: {program.name} needs {missing}. Install it: {install}", file=sys.stderr)
+        return 2
     with StandIn() as server:
-        environment = environment_of(server)
-        command = [sys.executable, str(HERE / f"{name}.py"), *arguments]
-        ended = subprocess.run(command, env=environment, check=False)  # noqa: S603 - our own
-    directory = environment["RECEIPT_USAGE_DIR"]
-    print(f"stand-in: {len(server.requests)} requests; records in {directory}", file=sys.stderr)
+        command = [sys.executable, str(program), *arguments]
+        ended = subprocess.run(command, env=environment_of(server), check=False)  # noqa: S603
+    count = len(server.requests)
+    told = f"{count} request{'s' if count != 1 else ''}. What they cost: tools/demo report --by job"
+    print(f"stand-in: {told}", file=sys.stderr)
     return ended.returncode
 
 

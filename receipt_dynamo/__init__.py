@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from receipt_dynamo._version import __version__
     from receipt_dynamo.dead_letter import DeadLetter
     from receipt_dynamo.dead_letters import DeadLetters
-    from receipt_dynamo.destinations import waiting_elsewhere, way_to
+    from receipt_dynamo.destinations import place_of, waiting_elsewhere, way_to
     from receipt_dynamo.doctor import Finding, inspect_environment
     from receipt_dynamo.dynamo_admin import TableDescription
     from receipt_dynamo.dynamo_client import DynamoClient
@@ -128,6 +128,7 @@ __all__ = [
     "load_timezone",
     "mint_request_id",
     "open_usage_client",
+    "place_of",
     "plain_decimal",
     "plain_duration",
     "read_health",
@@ -141,7 +142,7 @@ _MODULES = {
     "_version": "__version__",
     "dead_letter": "DeadLetter",
     "dead_letters": "DeadLetters",
-    "destinations": "waiting_elsewhere way_to",
+    "destinations": "place_of waiting_elsewhere way_to",
     "doctor": "Finding inspect_environment",
     "dynamo_admin": "TableDescription",
     "dynamo_client": "DynamoClient",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.spool.pending import backlog, count_left
 
-__all__ = ["waiting_elsewhere", "way_to"]
+__all__ = ["place_of", "waiting_elsewhere", "way_to"]
+
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
+_ADDRESS = re.compile(r"([A-Za-z0-9.-]+)_(\d{1,5})")
 
 
 def waiting_elsewhere(
@@ -32,9 +36,41 @@ def waiting_elsewhere(
     return waiting
 
 
+def place_of(destination: str) -> str:
+    """Return what a destination is, in words, where its name is that of a directory."""
+    if destination == "local":
+        return "the embedded store"
+    table, place, endpoint = _parts(destination)
+    return f"the table {table} {'in' if endpoint is None else 'at'} {endpoint or place}"
+
+
 def way_to(destination: str) -> str:
-    """Return how the records of another destination are delivered."""
+    """Return how the records of another destination are delivered, as one would type it.
+
+    An endpoint that cannot be told from the name of the destination is named as it stands there.
+    """
     if destination == "local":
         return "unset DYNAMODB_TABLE_NAME and run receipt-usage report"
+    table, place, endpoint = _parts(destination)
+    if endpoint is None:
+        return f"DYNAMODB_TABLE_NAME={table} AWS_REGION={place} receipt-usage ship"
+    if "://" in endpoint:
+        return (
+            f"DYNAMODB_TABLE_NAME={table} AWS_ENDPOINT_URL_DYNAMODB={endpoint} receipt-usage ship"
+        )
+    return f"a process with DYNAMODB_TABLE_NAME={table} and its endpoint ({place}) delivers them"
+
+
+def _parts(destination: str) -> tuple[str, str, str | None]:
+    """Return the table, the region or address, and the endpoint: None where it is a region.
+
+    The name keeps neither the scheme of an endpoint nor its colons and slashes.
+    """
     table, _, place = destination.rpartition("@")
-    return f"a process with DYNAMODB_TABLE_NAME={table} at {place} delivers them"
+    if _REGION.fullmatch(place):
+        return table, place, None
+    address = _ADDRESS.fullmatch(place)
+    if address is None:
+        return table, place, place
+    scheme = "https" if address[2] == "443" else "http"
+    return table, place, f"{scheme}://{address[1]}:{address[2]}"

@@ -165,8 +165,8 @@ class Sender(Generic[T]):
         flight = self._flight
         if flight is not None and flight.is_out:
             raise RuntimeError("the batch before was not answered: call answered() first")
-        if flight is not None and not self._parts.breaker.still_valid(flight.permit):
-            self.close()  # others have found the service down meanwhile
+        if flight is not None and not self._parts.may_go_on(flight):
+            self.close()
             flight = None
         rest = self._rests_until - self._parts.clock.monotonic()
         if rest > 0:
@@ -206,6 +206,11 @@ class Sender(Generic[T]):
             pause = max(pause, flight.schedule.delay(self._fruitless, _FRUITLESS))
         self._rest(pause)
         return settled
+
+    @property
+    def holds_batch(self) -> bool:
+        """Whether a batch is out, or waits here for its retry."""
+        return self._flight is not None
 
     def close(self) -> None:
         """Give back what the sender holds. It may be used again."""
@@ -275,6 +280,14 @@ class _Parts(Generic[T]):
             return Wait(_BUSY_WAIT)
         schedule = RetrySchedule(self._retry, self._quota, self.clock, self._chance)
         return _Flight(permit, slot, lease, schedule)
+
+    def may_go_on(self, flight: _Flight[T]) -> bool:
+        """Whether a batch may be sent again by who has it.
+
+        Not if others have found the service down, nor if the queue has let go of it: then newer
+        records of the same keys may have been sent since.
+        """
+        return self.breaker.still_valid(flight.permit) and self.queue.holds(flight.lease)
 
     def note(self, flight: _Flight[T], verdict: Verdict, again: bool) -> None:
         """Tell breaker, quota and counts of one answer."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from receipt_dynamo._version import __version__
-from receipt_dynamo.destinations import waiting_elsewhere, way_to
+from receipt_dynamo.destinations import place_of, waiting_elsewhere, way_to
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.file_systems import file_system_of, holds_no_files, risk_of
 from receipt_dynamo.files import check_private_file, secure_directory
@@ -262,5 +262,6 @@ def _spools(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"spool {destination}",
-            f"records waiting for another destination: {count:,}; {way_to(destination)}",
+            f"records waiting for {place_of(destination)}: {count:,}. "
+            f"To deliver: {way_to(destination)}",
         )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from receipt_dynamo.dynamo_faults import code_of, explain, is_passing
+from receipt_dynamo.dynamo_faults import code_of, explain, is_missing_table, is_passing
 from receipt_dynamo.dynamo_registry import Call, Nothing, Registry
 from receipt_dynamo.errors import ConfigurationError, StoreError
 from receipt_dynamo.logs import safe_logger
@@ -196,7 +196,17 @@ class _Patience:
                 passing = is_passing(error) or code_of(error) == also
                 if tries >= self._tries or not passing:
                     raise explain(error, self._place) from error
+                self._say(error, tries)
             self._clock.sleep(self.wait_seconds)
+
+    def _say(self, error: Exception, tries: int) -> None:
+        """Tell who looks on what is waited for: the next try may be the one that works."""
+        # What CreateTable has just made may be unknown for a while: nobody has to create it.
+        new = is_missing_table(error)
+        told = f"{self._place} is not to be seen yet" if new else explain(error, self._place)
+        _log.warning(
+            "try %d of %d: %s; the next one in %g s", tries, self._tries, told, self.wait_seconds
+        )
 
 
 def _identity(described: Mapping[str, Any]) -> str:

@@ -107,20 +107,24 @@ def _put_of_metric(payload: bytes, shards: Shards, keep_seconds: int | None) -> 
         fields["service"] = _encode(service)
     for name in shape.documents:
         fields[name] = _encode(_document(getattr(record, name)))
-    body = shape.template % (
+    parts = shape.parts.copy()
+    parts[1::2] = (
         _encode(key.partition),
         _encode(key.sort),
-        shard,
+        b"%d" % shard,
         *shape.values(fields),
-        b"" if keep_seconds is None else b',"ttl":' + _encode(_ttl(time, keep_seconds)),
+        b"" if keep_seconds is None else b',"ttl":{"N":"%d"}' % _ttl(time, keep_seconds),
     )
-    return Put(key, service, body, payload)
+    return Put(key, service, b"".join(parts), payload)
 
 
 class _Shape(NamedTuple):
-    """How records with the same fields become items: the records of a pipeline have few shapes."""
+    """How records with the same fields become items: the records of a pipeline have few shapes.
 
-    template: bytes
+    Every second one of ``parts`` is a value's place. To join costs half of what formatting does.
+    """
+
+    parts: list[bytes]
     values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     documents: tuple[str, ...]
 
@@ -129,14 +133,16 @@ class _Shape(NamedTuple):
 def _shape_of(names: tuple[str, ...]) -> _Shape:
     known = [name for name in names if name in ATTRIBUTES]  # a later version may have more
     attributes = [
-        b'"PK":{"S":%b},"SK":{"S":%b},"sh":{"N":"%d"}',
+        b'"PK":{"S":%b},"SK":{"S":%b},"sh":{"N":"%b"}',
         *(b'"%b":%b' % (ATTRIBUTES[name].encode(), _FORMS[_kind_of(name)]) for name in known),
         # What the spool leaves out, as it is the default.
         *([] if "api_calls" in known else [b'"apiCalls":{"N":"1"}']),
         *([] if "status" in known else [b'"status":{"S":"complete"}']),
     ]
     documents = tuple(name for name in known if _kind_of(name) == "document")
-    return _Shape(b"{" + b",".join(attributes) + b"%b}", itemgetter(*known), documents)
+    between = (b"{" + b",".join(attributes) + b"%b}").split(b"%b")
+    parts = [part for text in between for part in (text, b"")][:-1]
+    return _Shape(parts, itemgetter(*known), documents)
 
 
 def _put_of_gap(payload: bytes, keep_seconds: int | None) -> Put:
@@ -162,12 +168,12 @@ def _put_of_gap(payload: bytes, keep_seconds: int | None) -> Put:
         if text is not None:
             item[attribute] = {"S": text}
     if keep_seconds is not None:
-        item[TTL_ATTRIBUTE] = _ttl(gap.timestamp, keep_seconds)
+        item[TTL_ATTRIBUTE] = _number(_ttl(gap.timestamp, keep_seconds))
     return Put(key, None, _encode(item), payload)
 
 
-def _ttl(time: datetime, keep_seconds: int) -> Value:
-    return {"N": str(int(time.timestamp()) + keep_seconds)}
+def _ttl(time: datetime, keep_seconds: int) -> int:
+    return int(time.timestamp()) + keep_seconds
 
 
 @lru_cache(maxsize=1024)

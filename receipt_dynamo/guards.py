@@ -159,8 +159,9 @@ class HeadOfLineGuard(Generic[K]):
         """Take note that the table took these, or that it refused them for what they hold."""
         with self._lock:
             self._passed += 1
-            for key in keys:
-                self._suspicions.pop(key, None)
+            if self._suspicions:
+                for key in keys:
+                    self._suspicions.pop(key, None)
 
     def after_fork(self) -> None:
         """Make a forked child's copy its own."""

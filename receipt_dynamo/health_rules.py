@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from receipt_dynamo.destinations import place_of
 from receipt_dynamo.health import Health, HealthLevel, HealthReason
 from receipt_dynamo.settings import Settings
 
@@ -156,7 +157,7 @@ def _store(health: Health, _settings: Settings) -> Case:
 def _elsewhere(health: Health, _settings: Settings) -> Case:
     if not health.elsewhere:
         return None
-    waiting = ", ".join(f"{count:,} for {name}" for name, count in health.elsewhere.items())
+    waiting = ", ".join(f"{count:,} for {place_of(it)}" for it, count in health.elsewhere.items())
     return HealthLevel.WARNING, f"records wait for other destinations: {waiting}"
 
 

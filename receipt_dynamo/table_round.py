@@ -9,6 +9,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -31,13 +32,13 @@ from receipt_dynamo.utils.clock import Clock
 
 __all__ = ["Round", "Spool", "Table"]
 
-READ_RECORDS = 100
+READ_RECORDS = 250
 """How many records are read at a time."""
 
 PARKED = "the table fails whenever it is sent, and takes others"
 """How the reason of a letter in ``dead/`` begins that is worth another try."""
 
-_AHEAD = 2 * BATCH_ITEMS  # what is read before it is needed, for each sender
+_AHEAD = 4 * BATCH_ITEMS  # what is read before it is needed, for each sender
 _OPEN_SEGMENTS = 64
 _GRACE_SECONDS = 6.0  # for calls under way when time is up: longer than their own timeouts
 _LOOK_SECONDS = 0.25
@@ -103,6 +104,7 @@ class Round:
         self._hurry = hurry
         self._alone = alone
         self._progress = progress
+        self._ahead = _AHEAD * senders.most
         self._paths: Iterator[Path] = iter(())
         self._reading: OpenSegment | None = None
         self._open: list[OpenSegment] = []
@@ -149,7 +151,8 @@ class Round:
                 self._senders.stop()
             if over is None:
                 self._feed()
-                self._senders.work()
+                plenty = BATCH_ITEMS if self._read_all else self._ahead // 2
+                self._senders.work(deadline, plenty)
             if self._is_done() or (over is not None and now >= over):
                 break
             left = (deadline if over is None else over) - now
@@ -179,8 +182,7 @@ class Round:
 
     def _feed(self) -> None:
         """Read as much as keeps the senders busy."""
-        ahead = _AHEAD * self._senders.most
-        while not self._read_all and self.left < ahead and len(self._open) < _OPEN_SEGMENTS:
+        while not self._read_all and self.left < self._ahead and len(self._open) < _OPEN_SEGMENTS:
             segment = self._reading = self._reading or self._open_next()
             if segment is None:
                 self._read_everything()
@@ -265,9 +267,8 @@ class Round:
     def _ack(self, segment: OpenSegment) -> None:
         """Ack what is settled without a hole, and remove a segment that is done."""
         try:
-            while segment.chunks and not segment.chunks[0].left and not segment.failed:
-                self._ack_chunk(segment, segment.chunks[0])
-                segment.chunks.popleft()
+            if not segment.failed:
+                self._ack_chunks(segment)
             if segment.read_to_goal and not segment.chunks and not segment.failed:
                 if segment.sealed and segment.offset >= segment.reader.size():
                     segment.reader.remove()
@@ -283,7 +284,24 @@ class Round:
                 self._reading = None
             segment.close()
 
-    def _ack_chunk(self, segment: OpenSegment, chunk: Chunk) -> None:
+    def _ack_chunks(self, segment: OpenSegment) -> None:
+        """Ack settled chunks, as many at once as there are before one with letters or damage.
+
+        What is set aside is acked before anything else is, so that no failure repeats it.
+        """
+        chunks = segment.chunks
+        while chunks and not chunks[0].left:
+            self._set_aside(segment, chunks[0])
+            done = [chunks[0]]
+            for chunk in islice(chunks, 1, None):
+                if chunk.left or chunk.dead or chunk.lines.bad:
+                    break
+                done.append(chunk)
+            self._acknowledge(segment, done)
+            for _ in done:
+                chunks.popleft()
+
+    def _set_aside(self, segment: OpenSegment, chunk: Chunk) -> None:
         aside, name, lines = self._spool.aside, segment.path.name, chunk.lines
         try:
             aside.quarantine(name, chunk.start, lines.bad)
@@ -292,12 +310,15 @@ class Round:
                 raise
             # Only what a full disk cut short, and answered nobody: it must not keep the disk full.
         aside.bury_once(name, chunk.start, chunk.dead)
+
+    def _acknowledge(self, segment: OpenSegment, done: Sequence[Chunk]) -> None:
         if self._spool.may_ack is not None and not self._spool.may_ack():
             raise LeadLostError(f"another process delivers the spool {self._spool.directory}")
-        segment.reader.ack(lines.end)
-        self._count(chunk)
-        self._report.bad_lines += len(lines.bad)
-        self._report.damaged_lines += len(lines.damaged)
+        segment.reader.ack(done[-1].lines.end)
+        for chunk in done:
+            self._count(chunk)
+            self._report.bad_lines += len(chunk.lines.bad)
+            self._report.damaged_lines += len(chunk.lines.damaged)
 
     def _count(self, chunk: Chunk) -> None:
         self._report.delivered += chunk.delivered

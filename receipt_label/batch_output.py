@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from receipt_dynamo import PutResult
 from receipt_label.importers.exact_json import line_id, parse
 from receipt_label.usage import Skipped, read_reply
 from receipt_label.usage.batch_lines import unwrap
+from receipt_label.usage.epoch import moment_of
 from receipt_label.usage.plain import plain
 
 if TYPE_CHECKING:
@@ -117,14 +118,14 @@ def _moment(tracker: AIUsageTracker, timestamp: datetime | float | None) -> date
         if timestamp is None:
             return None
         if not isinstance(timestamp, datetime):
-            return datetime.fromtimestamp(timestamp, UTC)
+            return moment_of(timestamp)
         if timestamp.tzinfo is not None:
             return timestamp
-    except (ValueError, TypeError, OverflowError, OSError):
+    except (ValueError, TypeError, OSError, ArithmeticError):
         pass  # said below
     fault = (
         f"timestamp={timestamp!r} is no time of a batch: pass an aware datetime, or seconds "
-        "(not milliseconds) since 1970"
+        "or milliseconds since 1970"
     )
     if tracker.strict:
         raise ValueError(fault)

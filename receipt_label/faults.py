@@ -14,6 +14,8 @@ from decimal import Decimal
 __all__ = ["FaultLog", "believable_count", "believable_money"]
 
 _MAX_FAULTS = 1000
+_MAX_MESSAGE = 500
+_MASKED = 8192  # of a message: masked before it is cut
 _log = logging.getLogger("receipt_label.tracker")
 
 
@@ -42,13 +44,31 @@ class FaultLog:
             _log.error("%s (%s)", self._redact(what), place)
 
     def log_once(self, key: object, what: str, error: BaseException) -> None:
-        """Log ``what`` and the error once for this ``key``, whichever line it comes from."""
+        """Log ``what`` and the error once for this ``key``, whichever line it comes from.
+
+        Of the error its type, its message as ``redact`` leaves it, and the line that raised it. A
+        traceback would have the message as it is, and those of its causes.
+        """
         with self.lock:
             if key in self._seen or len(self._seen) >= _MAX_FAULTS:
                 return
             self._seen.add(key)
         with suppress(Exception):
-            _log.error("%s", what, exc_info=error)
+            _log.error("%s (%s)", what, self._shown(error))
+
+    def _shown(self, error: BaseException) -> str:
+        try:
+            message = self._redact(str(error)[:_MASKED])[:_MAX_MESSAGE]
+        except Exception:  # an error without text
+            message = ""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        name = type(error).__name__
+        told = f"{name}: {message}" if message else name
+        if trace is None:
+            return told
+        return f"{told}; raised at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 def _caller() -> str:

@@ -35,6 +35,8 @@ _OVERLAP: Final = 1024  # a key that begins before the cut is seen whole
 _CACHED: Final = 4096
 _SHORT: Final = 128
 _FEW: Final = 32
+_MANY: Final = 64
+_LONGEST_ID: Final = 4096  # a metric refuses what is longer than 512
 _PAIR: Final = 2
 _NO_NAME: Final = re.compile(r"[\d ]")
 _SHORTEST: Final = 6  # a@b.co
@@ -110,7 +112,7 @@ class _Copy:
             if isinstance(value, Mapping):
                 return self._mapping(value)
             if isinstance(value, (set, frozenset)):
-                return {self.of(it) if isinstance(it, str) else it for it in value}
+                return self._set(value)
             items = self._header(value) or self._items(value)
         finally:
             self._inside.discard(id(value))
@@ -123,6 +125,19 @@ class _Copy:
                 copy.append(_CUT)
                 break
             copy.append(self.of(item))
+        return copy
+
+    def _set(self, value: Iterable[Any]) -> set[Any]:
+        copy: set[Any] = set()
+        for item in value:
+            if self._values <= 0:
+                copy.add(_CUT)
+                break
+            if isinstance(item, (str, int)):
+                copy.add(self.of(item))
+            else:
+                self._values -= 1
+                copy.add(item)
         return copy
 
     def _header(self, pair: Any) -> list[Any] | None:
@@ -142,7 +157,7 @@ class _Copy:
         copy: dict[Any, Any] = {}
         named = self._kind(value.get("name")) if "value" in value else None
         for key, inner in value.items():
-            if self._values <= 0:
+            if self._values <= 0 or self._characters <= 0:
                 copy[_CUT] = True
                 break
             kind = self._kind(key)
@@ -157,7 +172,7 @@ class _Copy:
     def _kind(self, key: Any) -> Kind | None:
         if not isinstance(key, str):
             return None
-        if self._keys and "".join(filter(str.isalnum, key)).lower() in self._keys:
+        if self._keys and "".join(filter(str.isalnum, key[:_SHORT])).lower() in self._keys:
             return "secret"
         kind = _kind(key)
         return None if kind == "content" and self._keep_content else kind
@@ -176,11 +191,15 @@ class _Copy:
         return value if number and kind == "token" else SECRET
 
     def _text(self, text: str) -> str:
-        if len(text) <= _SHORT:
-            return _short(text)
+        text = _plain(text)
         size = len(text)
+        if size < _SHORTEST:
+            return text
         if self._characters <= 0:
             return f"[{size} characters]"
+        if size <= _SHORT:
+            self._characters -= size
+            return _short(text)
         limit = min(MAX_TEXT, self._characters)
         self._characters -= min(size, limit)
         if size <= limit:
@@ -192,6 +211,11 @@ class _Copy:
             return self._text(data.decode())
         except UnicodeDecodeError:
             return f"[{size} bytes]"
+
+
+def _plain(text: str) -> str:
+    """Return a text, or the member of an enum that is one, as the text that it stands for."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def _short(text: str) -> str:
@@ -228,6 +252,36 @@ def _is_plain_key(name: str) -> bool:
 
 def _number(value: int) -> Any:
     return "[card]" if value >= _SMALL and value < 10**19 and is_card(str(int(value))) else value
+
+
+def _clean_values(metadata: Any, left: int) -> int:  # noqa: PLR0911 - one for each kind of value
+    """Return how many of ``left`` values remain after these, which are plain and have nothing to
+    mask: the common case, cheap. -1 where they are not, or too many."""
+    if (
+        type(metadata) is not dict
+        or ("value" in metadata and "name" in metadata)  # a header: the name tells of the value
+        or (left := left - len(metadata)) < 0
+    ):
+        return -1
+    for key, value in metadata.items():
+        if type(key) is not str or not (key in _plain_keys or _is_plain_key(key)):
+            return -1
+        kind = type(value)
+        if kind is str:
+            if not (value in _clean or len(value) < _SHORTEST) and (
+                len(value) > _SHORT or _short(value) is not value
+            ):
+                return -1
+        elif kind is int:
+            if value >= _SMALL:
+                return -1
+        elif kind is dict:
+            left = _clean_values(value, left)
+            if left < 0:
+                return -1
+        elif not (value is None or kind is bool or kind is float):
+            return -1
+    return left
 
 
 class RecordMask:
@@ -274,60 +328,37 @@ class RecordMask:
             return
         for name in _NAMES:
             text = fields.get(name)
-            if type(text) is str and text not in _clean_ids:
-                fields[name] = self.id(text)[: len(text)]  # a name has an upper length
+            if isinstance(text, str) and text not in _clean_ids:
+                fields[name] = self.id(_plain(text))[: len(text)]  # a name has an upper length
         metadata = fields.get("metadata")
         if metadata:
             fields["metadata"] = self._metadata(metadata)
         error = fields.get("error")
-        if error is not None and not (self._custom is None and error in _clean):
+        if error is not None and not (
+            self._custom is None and type(error) is str and error in _clean
+        ):
             fields["error"] = self._error(error)
 
     def id(self, text: Any) -> Any:
         """Return an id without credentials. Addresses and numbers stay: ids are there to tell
-        users and orders apart."""
-        if not self._active or type(text) is not str or text in _clean_ids:
+        users and orders apart. The same object where there are none."""
+        if not self._active or not isinstance(text, str) or text in _clean_ids:
             return text
-        masked = mask_credentials(text)
-        if masked is text and len(text) <= _SHORT:
+        plain = _plain(text)
+        if len(plain) > _LONGEST_ID:  # a metric refuses it, whatever it is
+            plain = plain[:_LONGEST_ID]
+        masked = mask_credentials(plain)
+        if masked is not plain:
+            return masked
+        if len(plain) <= _SHORT:
             if len(_clean_ids) >= _CACHED:
                 _clean_ids.clear()
-            _clean_ids[text] = None
-        return masked
+            _clean_ids[plain] = None
+        return text
 
     def message(self, text: str) -> str:
         """Return a message for the log, which quotes values that were refused."""
         return mask_text(text) if self._active else text
-
-    def _is_clean(self, metadata: Any, depth: int = 0) -> bool:
-        """Whether these are a few plain values without anything to mask: the common case, cheap."""
-        if (
-            type(metadata) is not dict
-            or len(metadata) > _FEW
-            or depth > _FEW
-            or ("value" in metadata and "name" in metadata)  # a header: the name tells of the value
-        ):
-            return False
-        for key, value in metadata.items():
-            if type(key) is not str or not (key in _plain_keys or _is_plain_key(key)):
-                return False
-            kind = type(value)
-            if kind is str:
-                if not (value in _clean or len(value) < _SHORTEST) and (
-                    len(value) > _SHORT or _short(value) is not value
-                ):
-                    return False
-            elif kind is int:
-                if value >= _SMALL:
-                    return False
-            elif not (
-                value is None
-                or kind is bool
-                or kind is float
-                or (kind is dict and self._is_clean(value, depth + 1))
-            ):
-                return False
-        return True
 
     def _call(self, custom: Callable[[Any], Any], value: Any) -> Any:
         """Call the caller's rule. Raises RecursionError within itself: a rule may record."""
@@ -341,7 +372,7 @@ class RecordMask:
 
     def _metadata(self, metadata: Any) -> Any:
         try:
-            if self._custom is None and self._is_clean(metadata):
+            if self._custom is None and _clean_values(metadata, _MANY) >= 0:
                 return metadata
             if not isinstance(metadata, Mapping):
                 return metadata  # refused by the metric, by name
@@ -357,7 +388,8 @@ class RecordMask:
 
     def _error(self, error: Any) -> Any:
         try:
-            masked = _Copy(_NO_KEYS, keep_content=True).of(str(error))
+            text = _plain(error) if isinstance(error, str) else str(error)
+            masked = _Copy(_NO_KEYS, keep_content=True).of(text)
             if self._custom is not None:
                 masked = self._call(self._custom, masked)
                 if masked is None:

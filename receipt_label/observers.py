@@ -38,11 +38,22 @@ class Recent:
             self._old, self._new = new, set()
         return False
 
+    def take(self, identity: object) -> bool:
+        """Return whether ``identity`` was seen lately, and forget it: of two threads one has it."""
+        for known in (self._new, self._old):
+            try:
+                known.remove(identity)
+            except KeyError:
+                continue
+            return True
+        return False
+
 
 class Observers:
     """Tells the operation in force, and each exporter, of every record once. Raises nothing."""
 
     def __init__(self, exporters: Iterable[MetricExporter], faults: FaultLog) -> None:
+        self._unshown = Recent()  # what was dropped: its caller may record it again
         self._exporters = tuple(exporters)
         self._faults = faults
         self._repeats = Recent()
@@ -55,13 +66,20 @@ class Observers:
             self._try(exporter, exporter.bind, tracker)
 
     def tell(self, metric: AIUsageMetric, answer: PutResult) -> None:
-        """Pass on a call; exporters learn of what was kept."""
+        """Pass on a call; exporters learn of what was kept, once it is."""
         operation = contexts.in_force().operation
-        if (operation is None and not self._exporters) or self._repeats.has(metric.identity):
+        if operation is None and not self._exporters:
             return
-        if operation is not None:
+        identity = metric.identity
+        is_first = not self._repeats.has(identity)
+        if is_first and operation is not None:
             operation.note(metric)
-        if answer is not PutResult.DROPPED:
+        if not self._exporters:
+            return
+        if answer is PutResult.DROPPED:
+            if is_first:
+                self._unshown.has(identity)
+        elif is_first or self._unshown.take(identity):
             for exporter in self._exporters:
                 self._try(exporter, exporter.export, metric)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from receipt_label import context as contexts
 from receipt_label.faults import FaultLog
 from receipt_label.operations import Operation, Plan, counting
+from receipt_label.sensitive import mask_text
 from receipt_label.tracking import Tracked
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ MAX_ITEMS = 20
 
 _MAX_ITEM = 100
 _F = TypeVar("_F", bound=Callable[..., Any])
-_faults = FaultLog()
+_faults = FaultLog(mask_text)
 
 
 def ai_usage_context(operation: str, **fields: Any) -> contexts.ContextScope:

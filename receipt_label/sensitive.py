@@ -1,10 +1,6 @@
 """What is sensitive: by the name of a key, and by the form of a text.
 
-The patterns are linear in the length of the text: every repetition is bounded or possessive, and a
-run of characters is only ever entered at its beginning. Every branch begins with a literal where
-it can, for then ``re`` skips ahead to it: a clean text of 20 characters takes about 1 us.
-
-Forms of keys: the vendors' own documentation, and the rules of GitHub's secret scanning. Card
+Credentials in texts are those of ``credentials.py``, whose rules of patterns hold here too. Card
 numbers: lengths and first digits of ISO/IEC 7812, check digit by Luhn (not the 13 digits that Visa
 gave up: article numbers have 13). Telephone numbers: ITU-T
 E.164 with a plus sign, and the North American plan in its usual notation; others are too like
@@ -13,13 +9,15 @@ order numbers, and are known by their key alone.
 
 from __future__ import annotations
 
-import binascii
 import re
+import unicodedata
 from typing import Final, Literal
+
+from receipt_label.credentials import SECRET, mask_credentials
+from receipt_label.named_secrets import PASSWORDS, PASSWORDS_WITHIN
 
 __all__ = ["CONTENT", "SECRET", "Kind", "kind_of_key", "mask_credentials", "mask_text"]
 
-SECRET: Final = "[secret]"  # noqa: S105 - what stands for one
 CONTENT: Final = "[content]"
 _EMAIL: Final = "[email]"
 _CARD: Final = "[card]"
@@ -29,12 +27,16 @@ Kind = Literal["secret", "token", "phone", "content"]
 """Of a key: ``token`` is a secret unless a number (a count), ``phone`` where it holds digits."""
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_SECRETS: Final = frozenset(
-    "secret password passwd passphrase passcode passwort pwd credential authorization cookie "
+_FOREIGN_WORDS: Final = re.compile(r"[^\W_]+")
+_SECRETS: Final = PASSWORDS | frozenset(
+    "secret password passwd passphrase passcode pwd credential authorization cookie "
     "bearer apikey privatekey secretkey accesskey cvv cvc ssn iban jwt csrf xsrf".split()
 )
 _REPLACED: Final = re.compile(r"\[(?:secret|content|email|card|phone)\]")
-_WRITTEN_TOGETHER: Final = ("cardnumber", "creditcard", "socialsecurity")
+_WRITTEN_TOGETHER: Final = (
+    *("cardnumber", "creditcard", "socialsecurity"),
+    *(*PASSWORDS_WITHIN, "katasandi", "mậtkhẩu", "كلمةالمرور", "كلمةالسر"),
+)
 _KEYS: Final = frozenset(
     "api access secret private auth encryption signing subscription account master shared storage "
     "ssh pgp gpg license service function host".split()
@@ -64,7 +66,7 @@ _CONTENT: Final = frozenset(
 
 def kind_of_key(name: str) -> Kind | None:
     """Return what a key's name says of its value, whatever its case and separators, or None."""
-    words = [word.lower() for word in _WORDS.findall(_REPLACED.sub("", name))]
+    words = _words(_REPLACED.sub("", name))
     if not words or SECRET in name:
         return None
     if "".join(words) in _CONTENT:
@@ -75,6 +77,12 @@ def kind_of_key(name: str) -> Kind | None:
     if kind is None and not _PHONES.isdisjoint(words):
         return "phone"
     return kind
+
+
+def _words(name: str) -> list[str]:
+    if name.isascii():
+        return [word.lower() for word in _WORDS.findall(name)]
+    return _FOREIGN_WORDS.findall(unicodedata.normalize("NFC", name).casefold())
 
 
 def _kind_of_secret(words: list[str]) -> Kind | None:
@@ -96,98 +104,6 @@ def _kind_of_secret(words: list[str]) -> Kind | None:
     return "token" if last == "tokens" and before in _TOKENS_OF else None
 
 
-def _key(literal: str, rest: str, width: int = 0) -> str:
-    """Return a pattern for a key with this beginning, which no letter or digit precedes."""
-    before = "." * width if width else re.sub(r"\[[^]]*\]", ".", literal)
-    return f"{literal}(?<![A-Za-z0-9]{before}){rest}"
-
-
-_LONG: Final = "[A-Za-z0-9]{20,}+"
-_PEM: Final = "[A-Z ]{0,40}PRIVATE KEY"
-_CREDENTIAL: Final = re.compile(
-    "|".join(
-        (
-            # OpenAI, Anthropic, OpenRouter, DeepSeek, Langfuse; errors quote them with stars.
-            _key("sk-", r"(?:proj|svcacct|admin|ant|or|lf|test|live)-[\w*-]{6,}+"),
-            _key("sk-", r"(?=[\w*-]{0,40}[\d*])[\w*-]{16,}+"),
-            _key("AIza", r"[\w-]{24,}+"),  # Google
-            _key("AQ\\.", r"A[\w-]{20,}+", 3),
-            _key("ya29\\.", r"[\w-]{16,}+", 5),
-            _key("GOCSPX-", r"[\w-]{16,}+"),
-            _key("A[KS]IA", r"[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS
-            _key("gh[pousr]_", _LONG),  # GitHub
-            _key("github_pat_", r"\w{20,}+"),
-            _key("glpat-", r"[\w-]{16,}+"),
-            _key("xox[a-z]-", r"[\w-]{8,}+"),  # Slack
-            _key("xapp-", r"[\w-]{16,}+"),
-            r"hooks\.slack\.com/services/[\w/]{8,}+",
-            *(_key(f"{kind}k_", r"(?:live|test)_[A-Za-z0-9]{8,}+") for kind in "spr"),  # Stripe
-            _key("whsec_", r"[A-Za-z0-9+/=]{16,}+"),
-            _key("hf_", _LONG),
-            _key("gsk_", _LONG),
-            _key("xai-", _LONG),
-            _key("pplx-", _LONG),
-            _key("fw_", _LONG),
-            _key("r8_", _LONG),
-            _key("pcsk_", r"\w{20,}+"),
-            _key("tgp_v1_", r"[\w-]{20,}+"),
-            _key("tvly-", r"[\w-]{16,}+"),
-            _key("lsv2_", r"\w{20,}+"),
-            _key("npm_", _LONG),
-            _key("pypi-", r"[\w-]{32,}+"),
-            _key("dapi", r"[0-9a-f]{32}(?![A-Za-z0-9])"),
-            _key("SG\\.", r"[\w-]{16,}+\.[\w-]{16,}+", 3),
-            # A JSON web token. No hyphen before it either: runs of them must not be entered twice.
-            r"eyJ(?<![\w-]eyJ)[\w-]{6,}+\.[\w-]{4,}+(?:\.[\w-]*+)?",
-            rf"-----BEGIN {_PEM}-----(?s:.*?)(?:-----END {_PEM}-----|\Z)",
-        )
-    )
-)
-_BEARER: Final = re.compile(
-    r"([Bb]earer[ \t]{1,4})(?=[\w.~+/=-]{0,200}\d|[\w.~+/=-]{24})[\w.~+/=-]{8,}+"
-)
-_BASIC: Final = re.compile(r"([Bb]asic[ \t]{1,4})([A-Za-z0-9+/]{8,4096}+={0,2}+)")
-_QUERY: Final = re.compile(
-    r"([?&](?:key|appid|code)=)(?=[\w.~%/+-]{0,200}\d)[\w.~%/+-]{16,}+", re.IGNORECASE
-)
-_USER_INFO: Final = re.compile(r"://[^\s/@:?#]{0,128}+:[^\s/@]{1,512}+@")
-_NAMED: Final = re.compile(
-    "|".join(
-        spelled
-        for name in "key token secret pass pwd auth cookie credential sig".split()
-        for spelled in (name, name.capitalize(), name.upper())
-    )
-)
-_VALUE: Final = (
-    r"""(?:\\{1,3}"[^"\\]{1,512}+(?:\\{1,3}")?|"(?:[^"\\]|\\.){1,512}+"?|'(?:[^'\\]|\\.){1,512}+'?"""
-    r"""|[^\s"',;&\\<>(){}\[\]][^\s"',;&\\<>]{0,512}+)"""
-)
-_GAP: Final = r"""(?:[ ]provided)?(?:\\{0,3}["'])?[ \t]{0,4}[:=][ \t]{0,4}+"""
-_OPENING: Final = re.compile(r"""\\*["']""")
-_ASSIGNED: Final = re.compile(
-    rf"""(?<![a-z0-9])
-    ((?:(?:api|access|secret|private|auth|account|shared|subscription|encryption|signing|master)
-        [_\ -]?key
-      | secret(?:[_-]access[_-]key)? | passw(?:or)?d | passphrase | credentials?
-      | pwd(?!=/) ){_GAP})
-    (?!\\{{0,3}}["']?\[){_VALUE}
-    |((?<=[a-z0-9])password=)(?!["']?\[){_VALUE}
-    |(?<![a-z0-9])
-    (cookie{_GAP}["']?+)(?!\[)[^\r\n"']{{1,4096}}+
-    |(?<![a-z0-9])
-    (authorization{_GAP}["']?+(?:(?:basic|token|apikey|bearer|negotiate)[ ]{{1,4}})?+)
-    (?!\[)[^\s"',;&\\]{{4,4096}}+
-    |(?<![a-z0-9])
-    ((?:token|sig(?:nature)?|x-amz-(?:signature|credential)){_GAP}["']?+)
-    (?!\[)(?=[^\s"',;&]{{0,200}}\d)[^\s"',;&\\]{{8,4096}}+
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-_OPTION: Final = re.compile(
-    rf"""(--(?:password|passphrase|api-key)[ ]{{1,4}}+)
-    (?!-|["']?\[|(?:is|to|and|or|was|must|cannot|option|flag|requires?)\b){_VALUE}""",
-    re.VERBOSE,
-)
 _MAIL: Final = re.compile(
     r"(?<![\w.+%-])(?!git@)[\w.+%-]++@(?:[\w-]{1,63}\.)++(?<!-\.)[\w-]*+(?<=[^\W\d_]{2})"
 )
@@ -224,46 +140,6 @@ def mask_text(text: str) -> str:
     if "+" in masked or "(" in masked:
         masked = _PHONE_NUMBER.sub(_phone, masked)
     return _AMERICAN_NUMBER.sub(_PHONE, masked)
-
-
-def mask_credentials(text: str) -> str:
-    """Return the text with keys, tokens and passwords replaced; the same object without any."""
-    masked = _CREDENTIAL.sub(SECRET, text)
-    if "earer" in masked:
-        masked = _BEARER.sub(rf"\1{SECRET}", masked)
-    if "asic" in masked:
-        masked = _BASIC.sub(_basic, masked)
-    if "=" in masked and ("?" in masked or "&" in masked):
-        masked = _QUERY.sub(rf"\1{SECRET}", masked)
-    if "--" in masked:
-        masked = _OPTION.sub(_assigned, masked)
-    if "@" in masked and "://" in masked:
-        masked = _USER_INFO.sub(f"://{SECRET}@", masked)
-    if ("=" in masked or ":" in masked) and _NAMED.search(masked) is not None:
-        masked = _ASSIGNED.sub(_assigned, masked)
-    return masked if masked != text else text
-
-
-def _basic(found: re.Match[str]) -> str:
-    """Replace what is base64 of ``user:password``; "basic understanding" is none."""
-    encoded = found[2].rstrip("=")
-    try:
-        plain = binascii.a2b_base64(encoded[: len(encoded) // 4 * 4]).decode()
-    except ValueError:
-        return found[0]
-    rest = plain.replace(":", "", 1)
-    return f"{found[1]}{SECRET}" if ":" in plain and rest.isprintable() else found[0]
-
-
-def _assigned(found: re.Match[str]) -> str:
-    name = found[found.lastindex or 0]
-    value = found[0][len(name) :]
-    opening = _OPENING.match(value)
-    if opening is None:
-        return f"{name}{SECRET}"
-    quote = opening[0]
-    closed = len(value) > len(quote) and value.endswith(quote)
-    return f"{name}{quote}{SECRET}{quote if closed else ''}"
 
 
 def _card(found: re.Match[str]) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -106,17 +107,19 @@ class Engine:
     def _pages(
         self, operation: str, table: str, access_key: str, asked: Mapping[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        start: Any = None
-        while True:
-            body = {"TableName": table, "ConsistentRead": True, **asked}
-            if start is not None:
-                body["ExclusiveStartKey"] = start
-            page = self._call(operation, body, access_key)
-            for item in page["Items"]:
-                yield {name: _plain(value) for name, value in item.items()}
-            start = page.get("LastEvaluatedKey")
-            if start is None:
-                return
+        """Yield what an operation finds; the engine reads the next page meanwhile."""
+        body: dict[str, Any] = {"TableName": table, "ConsistentRead": True, **asked}
+        with ThreadPoolExecutor(1) as reader:
+            coming: Future[dict[str, Any]] | None
+            coming = reader.submit(self._call, operation, body, access_key)
+            while coming is not None:
+                page, coming = coming.result(), None
+                start = page.get("LastEvaluatedKey")
+                if start is not None:
+                    body = {**body, "ExclusiveStartKey": start}
+                    coming = reader.submit(self._call, operation, body, access_key)
+                for item in page["Items"]:
+                    yield {name: _plain(value) for name, value in item.items()}
 
     def _call(self, operation: str, body: Mapping[str, Any], access_key: str) -> dict[str, Any]:
         """Call the engine without any SDK: it looks at the access key and checks no signature."""

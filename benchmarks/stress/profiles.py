@@ -59,15 +59,8 @@ def _phase(start: float, end: float | None, label: str = "", **faults: object) -
     return Phase(start, end, Faults(**faults), label)  # type: ignore[arg-type]
 
 
-def _pairs() -> tuple[tuple[str, ...], ...]:
-    """Ours alone, the others two at a time: a run of all is short of time, not of cores."""
-    return (
-        (OURS,),
-        ("put_item", "put_item-adaptive"),
-        ("batch_writer", "pynamodb"),
-        ("queue-thread",),
-    )
-
+_BESIDE = ((OURS,), ("put_item", "put_item-adaptive"), ("batch_writer", "pynamodb", "queue-thread"))
+"""Ours alone, the others beside each other: a run of all is short of time, not of cores."""
 
 _LEAST_KILL_SECONDS = 1.0  # a process needs half of it to start
 _HEALTHY_LATENCY = Latency(seconds=0.005)
@@ -127,7 +120,7 @@ _ALL = (
         text="A store that becomes worse: 1 ms, then 10 ms and 10 % failing, then 50 ms and 25 %.",
         schedule=load("seed"),
         seconds=60.0,
-        groups=_pairs(),
+        groups=_BESIDE,
     ),
     Profile(
         name="throttle",

@@ -94,7 +94,8 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
     is always input + output. Exactly one of ``cost_usd`` and ``unpriced_reason`` is set; a metric
     with neither is ``not_priced``. Ids are text of 1 to 256 bytes (``request_id`` 512), the empty
     text means None. ``error`` is cut after 4,096 bytes. ``metadata`` is JSON; a read-only deep copy
-    is kept, so the caller's dict is never touched.
+    is kept, so the caller's dict is never touched; of more than 32,768 values only the note that
+    they were left out.
     """
 
     service: str

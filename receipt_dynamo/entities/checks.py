@@ -19,6 +19,7 @@ from receipt_dynamo.entities.frozen import FrozenDict, FrozenList
 __all__ = [
     "MAX_COUNT",
     "MAX_ERROR_BYTES",
+    "MAX_METADATA_VALUES",
     "check_choice",
     "check_count",
     "check_details",
@@ -38,6 +39,7 @@ MAX_COUNT = 10**12
 MAX_ERROR_BYTES = 4096
 MAX_DETAILS = 64
 MAX_METADATA_DEPTH = 30
+MAX_METADATA_VALUES = 32_768
 MAX_KEY_BYTES = 1024
 _PLAIN_AMOUNT = 38
 """Characters of an amount that is within every limit when it is written without an exponent."""
@@ -46,7 +48,11 @@ _SHOWN = 60
 
 
 def shown(value: object) -> str:
-    """Return ``value`` for an error message: its repr, cut to a line."""
+    """Return ``value`` for an error message: its repr, cut to a line; of what is large its size."""
+    if isinstance(value, str | bytes):
+        value = value[: 2 * _SHOWN]
+    elif isinstance(value, dict | list | tuple | set | frozenset) and len(value) > _SHOWN:
+        return f"{type(value).__name__} of {len(value)}"
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({type(value).__name__})"
 
@@ -224,16 +230,33 @@ def check_details(field: str, value: object) -> FrozenDict:
     return FrozenDict(units)
 
 
+class _TooManyValues(Exception):  # noqa: N818 - no error: what it says is recorded
+    pass
+
+
 def check_metadata(field: str, value: object) -> FrozenDict:
-    """Return a read-only deep copy of a JSON object. None means an empty one."""
+    """Return a read-only deep copy of a JSON object. None means an empty one.
+
+    With more than 32,768 values in all it is left out, which ``metadata_left_out_values`` says:
+    sizes are looked at before what they are of, so the time is bounded.
+    """
     if value is None:
         return FrozenDict()
     if not (type(value) is dict or isinstance(value, Mapping)):
         raise ValueError(f"{field}={shown(value)} is no dict: metadata is a JSON object")
-    return FrozenDict(_copy_object(field, value, 1))
+    try:
+        return FrozenDict(_copy_object(field, value, 1, [MAX_METADATA_VALUES]))
+    except _TooManyValues:
+        return FrozenDict({f"{field}_left_out_values": MAX_METADATA_VALUES})
 
 
-def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - one branch per JSON type
+def _spend(left: list[int], count: int) -> None:
+    left[0] -= count
+    if left[0] < 0:
+        raise _TooManyValues
+
+
+def _copy_json(path: str, value: Any, depth: int, left: list[int]) -> Any:  # noqa: C901, PLR0911 - one branch per JSON type
     kind = type(value)
     if kind is str:
         if not value.isascii():
@@ -252,17 +275,24 @@ def _copy_json(path: str, value: Any, depth: int) -> Any:  # noqa: C901, PLR0911
     if depth > MAX_METADATA_DEPTH:
         raise ValueError(f"{path} is nested deeper than {MAX_METADATA_DEPTH} levels")
     if kind is dict or isinstance(value, Mapping):
-        return FrozenDict(_copy_object(path, value, depth))
+        return FrozenDict(_copy_object(path, value, depth, left))
     if isinstance(value, list | tuple):
-        return FrozenList(_copy_json(f"{path}[{i}]", v, depth + 1) for i, v in enumerate(value))
+        _spend(left, len(value))
+        return FrozenList(
+            _copy_json(f"{path}[{i}]", v, depth + 1, left) for i, v in enumerate(value)
+        )
     for plain in (str, int, float):  # an enum or another subclass: keep its plain value
         if isinstance(value, plain):
-            return _copy_json(path, plain.__str__(value) if plain is str else plain(value), depth)
+            text_or_number = plain.__str__(value) if plain is str else plain(value)
+            return _copy_json(path, text_or_number, depth, left)
     raise ValueError(f"{path}={shown(value)} is not JSON: pass text, numbers, lists or dicts")
 
 
-def _copy_object(path: str, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+def _copy_object(
+    path: str, value: Mapping[Any, Any], depth: int, left: list[int]
+) -> dict[str, Any]:
     """Return a copy with checked keys and values; plain values of one level take no detour."""
+    _spend(left, len(value))
     copy: dict[str, Any] = {}
     for key, inner in value.items():
         if not (type(key) is str and 0 < len(key) <= MAX_KEY_BYTES and key.isascii()) and (
@@ -276,7 +306,7 @@ def _copy_object(path: str, value: Mapping[Any, Any], depth: int) -> dict[str, A
             or inner is None
             or kind is bool
         ):
-            inner = _copy_json(f"{path}[{key!r}]", inner, depth + 1)  # noqa: PLW2901
+            inner = _copy_json(f"{path}[{key!r}]", inner, depth + 1, left)  # noqa: PLW2901
         copy[key if type(key) is str else str.__str__(key)] = inner
     return copy
 
@@ -285,7 +315,7 @@ def cut_text(value: object, limit: int) -> str | None:
     """Return ``value`` as UTF-8 text of at most ``limit`` bytes; a cut one ends in an ellipsis."""
     if value is None or value == "":
         return None
-    text = value if type(value) is str else str(value)
+    text = str.__str__(value) if isinstance(value, str) else str(value)  # an enum: its value
     if len(text) * 4 <= limit and text.isascii():
         return text
     data = text.encode("utf-8", "replace")

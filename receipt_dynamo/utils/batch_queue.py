@@ -204,11 +204,9 @@ class BatchQueue(Generic[K, T]):
         The time may lie in the past. Whoever drives the queue sleeps until then.
         """
         with self._lock:
-            times = [flight.lease.expires_at for flight in self._flights.values()]
             due = self._due_locked(self._limit(max_items))
-            if due is not None:
-                times.append(due)
-            return min(times, default=None)
+            ends = [flight.lease.expires_at for flight in self._flights.values()]
+            return min(ends if due is None else [due, *ends], default=None)
 
     def settle(
         self,
@@ -222,21 +220,26 @@ class BatchQueue(Generic[K, T]):
 
         Raises ValueError for a key that is not of this lease, and for one that is both.
         """
-        unknown = [key for key in (*acked, *dead) if key not in lease.items]
-        if unknown:
-            raise ValueError(f"key {unknown[0]!r} is not of lease {lease.number}")
-        if both := set(acked) & set(dead):
-            raise ValueError(f"key {next(iter(both))!r} cannot be both acked and dead")
+        leaving, dying = dict.fromkeys(acked), dict.fromkeys(dead)
+        if unknown := (leaving.keys() | dying.keys()) - lease.items.keys():
+            raise ValueError(f"key {unknown.pop()!r} is not of lease {lease.number}")
+        if both := leaving.keys() & dying.keys():
+            raise ValueError(f"key {both.pop()!r} cannot be both acked and dead")
         with self._lock:
             flight = self._flights.pop(lease.number, None)
             if flight is None:
                 self._late_settlements += 1
                 return Settlement(late=True)
             entries = flight.entries
-            gone_acked = self._leave_locked(entries.pop(key) for key in dict.fromkeys(acked))
-            gone_dead = self._leave_locked(entries.pop(key) for key in dict.fromkeys(dead))
+            gone_acked = self._leave_locked([entries.pop(key) for key in leaving])
+            gone_dead = self._leave_locked([entries.pop(key) for key in dying])
             self._return_locked(list(entries.values()), lease, rest)
             return Settlement(gone_acked, gone_dead)
+
+    def holds(self, lease: Lease[K, T]) -> bool:
+        """Return whether a lease counts: it has not ended, expired, or been let go."""
+        with self._lock:
+            return lease.number in self._flights
 
     def keys(self) -> list[K]:
         """Return the keys that wait or are in flight."""
@@ -294,8 +297,7 @@ class BatchQueue(Generic[K, T]):
             self._muted.clear()
             self._in_flight.clear()
             self._flights.clear()
-            self._held_items = self._held_bytes = 0
-            self._flush_through = 0
+            self._held_items = self._held_bytes = self._flush_through = 0
 
     def after_fork(self) -> None:
         """Empty a forked child's copy: what it holds is the parent's to send."""
@@ -365,18 +367,18 @@ class BatchQueue(Generic[K, T]):
             self._expired_leases += 1
             self._return_locked(list(flight.entries.values()), flight.lease, Reentry.FRONT)
 
-    def _leave_locked(self, entries: Iterable[_Entry[K, T]]) -> tuple[T, ...]:
+    def _leave_locked(self, entries: Collection[_Entry[K, T]]) -> tuple[T, ...]:
         """Let entries go, with all that they superseded; what waited for their key may be sent."""
-        gone: list[T] = []
-        for entry in entries:
-            gone += entry.items
-            self._held_items -= len(entry.items)
-            self._held_bytes -= entry.held
-            self._in_flight.discard(entry.key)
-            newer = self._muted.pop(entry.key, None)
-            if newer is not None:
-                self._waiting.push(newer)
-        return tuple(gone)
+        gone = tuple([item for entry in entries for item in entry.items])
+        self._held_items -= len(gone)
+        self._held_bytes -= sum([entry.held for entry in entries])
+        self._in_flight.difference_update([entry.key for entry in entries])
+        if self._muted:
+            for entry in entries:
+                newer = self._muted.pop(entry.key, None)
+                if newer is not None:
+                    self._waiting.push(newer)
+        return gone
 
     def _return_locked(
         self, entries: list[_Entry[K, T]], lease: Lease[K, T], rest: Reentry
@@ -387,8 +389,8 @@ class BatchQueue(Generic[K, T]):
                 group = _Group(lease.family, lease.family_size)
                 for entry in half:
                     entry.group = group
+        self._in_flight.difference_update([entry.key for entry in entries])
         for entry in entries:
-            self._in_flight.discard(entry.key)
             newer = self._muted.pop(entry.key, None)
             if newer is not None:
                 entry.supersede(newer)

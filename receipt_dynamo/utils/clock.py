@@ -21,6 +21,9 @@ class Clock(Protocol):
     def now(self) -> datetime:
         """Return the wall time, aware, in UTC."""
 
+    def cpu_time(self) -> float:
+        """Return the seconds for which the calling thread has had a processor."""
+
     def sleep(self, seconds: float) -> None:
         """Return after ``seconds``."""
 
@@ -40,6 +43,10 @@ class SystemClock:
     def now(self) -> datetime:
         """Return the wall time, aware, in UTC."""
         return datetime.now(UTC)
+
+    def cpu_time(self) -> float:
+        """Return ``time.thread_time()``."""
+        return time.thread_time()
 
     def sleep(self, seconds: float) -> None:
         """Sleep for ``seconds``."""

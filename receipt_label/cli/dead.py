@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import counted, note, write_json
+from receipt_label.cli.output import called, counted, note, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,9 +109,9 @@ def retry(ids: tuple[str, ...], every: bool, as_json: bool) -> int:
     elif not unreadable:
         note(_NO_LETTERS)
     if again:
-        note(f"dead again: {again:,}. See: receipt-usage dead list")
+        note(f"dead again: {again:,}. See: {called('dead list')}")
     if waiting:
-        note(f"waiting in the spool: {waiting:,}. See: receipt-usage ship")
+        note(f"waiting in the spool: {waiting:,}. See: {called('ship')}")
     if every:
         _note_unreadable(unreadable)
     return 1 if again or waiting or (unreadable and not retried) else 0
@@ -153,7 +153,7 @@ def _check_choice(ids: Sequence[str], *, every: bool) -> None:
     if every and ids:
         raise click.UsageError("name letters, or say --all, not both")
     if not every and not ids:
-        raise click.UsageError("name at least one letter (receipt-usage dead list), or say --all")
+        raise click.UsageError(f"name at least one letter ({called('dead list')}), or say --all")
 
 
 def _is_confirmed(count: int) -> bool:

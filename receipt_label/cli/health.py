@@ -13,6 +13,7 @@ import click
 from receipt_dynamo import (
     HealthReason,
     UsageError,
+    place_of,
     plain_duration,
     read_health,
     way_to,
@@ -97,7 +98,8 @@ def _rows(health: Health) -> Iterator[tuple[str, str]]:
         ),
     )
     for destination, count in health.elsewhere.items():
-        yield "elsewhere", f"{counted(count, 'record')} for {destination}: {way_to(destination)}"
+        records = f"{counted(count, 'record')} for {place_of(destination)}"
+        yield "elsewhere", f"{records}. To deliver: {way_to(destination)}"
     for path in health.corrupt_stores:
         yield "set aside", str(path)
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import counted, note, unpriced_hint, write_json
+from receipt_label.cli.output import counted, note, write_json
 from receipt_label.cli.progress import bytes_bar, take_in
 from receipt_label.cli.selection import iso_time
 
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
-    from receipt_label.importers.replies import FileTally, ReplyImporter
+    from receipt_label.importers.importer import FileTally
+    from receipt_label.importers.replies import ReplyImporter
     from receipt_label.importers.source import Source
     from receipt_label.importers.transcript_importer import TranscriptImporter
     from receipt_label.tracker import AIUsageTracker
@@ -136,7 +137,8 @@ def _import_replies(
     bad_lines: _BadLines,
     settings: dict[str, Any],
 ) -> None:
-    from receipt_label.importers.replies import FileTally, ReplyImporter
+    from receipt_label.importers.importer import FileTally
+    from receipt_label.importers.replies import ReplyImporter
 
     importer = ReplyImporter(tracker, **settings)
     tallies += [FileTally("standard input" if file == "-" else file) for file in files]
@@ -153,7 +155,7 @@ def _import_transcripts(
     settings: dict[str, Any],
 ) -> None:
     """Import the transcripts under ``names``, with one bar over all of them."""
-    from receipt_label.importers.replies import FileTally
+    from receipt_label.importers.importer import FileTally
     from receipt_label.importers.transcript_importer import TranscriptImporter, find_transcripts
 
     def refuse(directory: str, reason: str) -> None:
@@ -226,20 +228,8 @@ def _uses(tallies: list[FileTally]) -> Counter[str]:
 
 
 def _say(tallies: list[FileTally], new: int, unpriced: int, *, what: str) -> None:
-    """Print the summary on standard error.
-
-    Replies and new calls differ where a call was seen before, or had another inside it.
-    """
-    recorded = sum(tally.recorded for tally in tallies)
-    inside = sum(tally.inside for tally in tallies)
-    uses = _uses(tallies)
-    nouns = [counted(recorded, what, "replies" if what == "reply" else None)]
-    nouns += [counted(count, f"{kind} use") for kind, count in sorted(uses.items())]
-    parts = [f"{', '.join(nouns)} recorded"]
-    if inside:
-        parts[0] += f" with {counted(inside, 'further call')} inside"
-    if recorded or uses:
-        parts[0] += f": {counted(max(0, new), 'call')} new in the store (seen again counts once)"
+    """Print the summary on standard error: what is new first, then where it is from."""
+    parts = [_what_is_new(tallies, max(0, new), what)]
     skipped = _skipped(tallies)
     if skipped:
         reasons = ", ".join(
@@ -253,11 +243,37 @@ def _say(tallies: list[FileTally], new: int, unpriced: int, *, what: str) -> Non
     ):
         if count:
             parts.append(counted(count, noun))
+    if unpriced:
+        have = "has" if unpriced == 1 else "have"
+        parts.append(f"in the whole store {counted(unpriced, 'call')} {have} no price")
     note("; ".join(parts))
     for tally in tallies:
         _say_dated(tally)
-    if unpriced:
-        note(f"without a price in the store: {counted(unpriced, 'call')}. {unpriced_hint()}")
+
+
+def _what_is_new(tallies: list[FileTally], new: int, what: str) -> str:
+    """Return by how many calls the store has grown, and what was read for them.
+
+    They differ where a call was seen before: in the store, or twice in what was read.
+    """
+    recorded = sum(tally.recorded for tally in tallies)
+    inside = sum(tally.inside for tally in tallies)
+    uses = _uses(tallies)
+    sources = [counted(recorded, what, "replies" if what == "reply" else None)] if recorded else []
+    sources += [counted(count, f"{kind} use") for kind, count in sorted(uses.items())]
+    if inside:
+        sources.append(counted(inside, "further call") + " inside them")
+    if not sources:
+        return "nothing to record"
+    read = recorded + inside + uses.total()
+    before = ""
+    if new == 0:
+        before = ", seen before" if read == 1 else ", all seen before"
+    elif new < read:
+        before = f", of which {read - new:,} {'was' if read - new == 1 else 'were'} seen before"
+    noun = "new call" if what == "reply" else "new record"
+    told = counted(new, noun) if new else f"no {noun}s"
+    return f"{told} from {', '.join(sources)}{before}"
 
 
 def _say_dated(tally: FileTally) -> None:

@@ -7,8 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from receipt_dynamo import Settings, UsageError, open_usage_client, waiting_elsewhere, way_to
-from receipt_label.cli.output import counted, note
+from receipt_dynamo import (
+    Settings,
+    UsageError,
+    open_usage_client,
+    place_of,
+    waiting_elsewhere,
+    way_to,
+)
+from receipt_label.cli.output import called, counted, note
 
 if TYPE_CHECKING:
     from receipt_dynamo import UsageClient
@@ -54,7 +61,8 @@ def note_other_destinations(settings: Settings) -> None:
     """Name every other destination whose records wait in a spool, and who delivers them."""
     for destination, count in waiting_elsewhere(settings).items():
         records = counted(count, "record")
-        note(f"not shown here: {records} waiting for {destination}: {way_to(destination)}")
+        place = place_of(destination)
+        note(f"not shown here: {records} waiting for {place}. To deliver: {way_to(destination)}")
 
 
 def note_dead_letters(settings: Settings) -> None:
@@ -67,4 +75,4 @@ def note_dead_letters(settings: Settings) -> None:
         note(f"warning: {error}")
         return
     if count:
-        note(f"not shown here: {counted(count, 'dead letter')}. See: receipt-usage dead list")
+        note(f"not shown here: {counted(count, 'dead letter')}. See: {called('dead list')}")

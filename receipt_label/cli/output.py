@@ -15,12 +15,12 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 __all__ = [
+    "called",
     "clean",
     "counted",
     "csv_writer",
     "note",
     "spreadsheet_safe",
-    "unpriced_hint",
     "write_csv",
     "write_json",
 ]
@@ -28,13 +28,13 @@ __all__ = [
 _FORMULA = ("=", "+", "-", "@")
 
 
-def unpriced_hint() -> str:
-    """Return where the calls without a price are listed, as a command that works as it is printed.
+def called(arguments: str) -> str:
+    """Return a command of this program as it works when it is typed: ``receipt-usage report``.
 
     ``RECEIPT_USAGE_COMMAND`` is how this program is called where that is not by its name alone.
     """
     command = os.environ.get("RECEIPT_USAGE_COMMAND") or "receipt-usage"
-    return f"See: {clean(command)} report --unpriced"
+    return f"{clean(command)} {arguments}"
 
 
 def clean(text: object) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import clean, note, write_json
+from receipt_label.cli.output import called, clean, note, write_json
 from receipt_label.cli.selection import iso_time
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def show(model: str, service: str | None, at: str | None, as_json: bool) -> int:
         )
         any_model = f" (there are rules for any model of {', '.join(rules)})" if rules else ""
         note(
-            f"no price is known for {model!r}{where}{any_model}. See: receipt-usage prices list; "
+            f"no price is known for {model!r}{where}{any_model}. See: {called('prices list')}; "
             "a price file (RECEIPT_USAGE_PRICES) can name one"
         )
         return 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receipt_label.cli.output import counted, note, unpriced_hint, write_csv, write_json
+from receipt_label.cli.output import called, counted, note, write_csv, write_json
 from receipt_label.cli.selection import GROUP_WORDS, Selection, selection_options, split_words
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ _SUMS = {
 
 _SHOWN_IF_ANY = ("cached_input_tokens", "unpriced_calls", "errors")
 """Sums that the table leaves out where they are zero in every row; JSON and CSV never do."""
+
+_NO = {"pr": "PR", "unpriced_reason": "reason"}
+"""Words of a group as they are said of what has none, where that is not the word itself."""
 
 _COST_DECIMALS = 8
 _MENDABLE = ("unknown_model", "unknown_unit", "price_error", "not_priced")
@@ -195,7 +198,10 @@ def _print(report: _Report) -> None:
             for name in sums
         ]
         rows = [
-            [*_shown(report.group_values(group)), *(getattr(group, name) for name in sums)]
+            [
+                *_shown(report.words, report.group_values(group)),
+                *(getattr(group, name) for name in sums),
+            ]
             for group in report.groups
         ]
         label = ["total", *[""] * (len(report.words) - 1)]
@@ -204,8 +210,12 @@ def _print(report: _Report) -> None:
     _say_dropped(report.dropped, to_stderr=False)
 
 
-def _shown(values: Sequence[str | int | None]) -> list[str | None]:
-    return [None if value is None else str(value) for value in values]
+def _shown(words: Sequence[str], values: Sequence[str | int | None]) -> list[str]:
+    """Return the names of a row; what carries none of a word is named so, not left blank."""
+    return [
+        f"(no {_NO.get(word, word)})" if value is None else str(value)
+        for word, value in zip(words, values, strict=True)
+    ]
 
 
 def _say_dropped(dropped: DroppedSummary, *, to_stderr: bool) -> None:
@@ -228,7 +238,10 @@ def _say_dropped(dropped: DroppedSummary, *, to_stderr: bool) -> None:
 
 def _say_unpriced(calls: int) -> None:
     if calls:
-        note(f"not in the cost, for want of a price: {counted(calls, 'call')}. {unpriced_hint()}")
+        note(
+            f"not in the cost, for want of a price: {counted(calls, 'call')}. "
+            f"See: {called('report --unpriced')}"
+        )
 
 
 def _say_mendable(report: _Report) -> None:

@@ -14,7 +14,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["leave", "main"]
 
 _EXIT_INTERRUPTED = 130
 
@@ -28,14 +28,14 @@ def main() -> int:
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             return _run()
         sys.unraisablehook = _leave_where_swallowed
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, leave)
         import receipt_label.cli.main  # noqa: F401 - takes most of the time until a command begins
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _run()
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, leave)
     except KeyboardInterrupt:  # on the way in or out
-        _leave()
+        leave()
     return code
 
 
@@ -45,7 +45,8 @@ def _run() -> int:
     return run()
 
 
-def _leave(_signal: int = signal.SIGINT, _frame: FrameType | None = None) -> NoReturn:
+def leave(_signal: int = signal.SIGINT, _frame: FrameType | None = None) -> NoReturn:
+    """End the process at once: a handler of SIGINT for when there is nothing to tidy up."""
     try:
         os.write(2, b"interrupted\n")
     finally:
@@ -54,5 +55,5 @@ def _leave(_signal: int = signal.SIGINT, _frame: FrameType | None = None) -> NoR
 
 def _leave_where_swallowed(unraisable: sys.UnraisableHookArgs) -> None:
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _leave()
+        leave()
     sys.__unraisablehook__(unraisable)

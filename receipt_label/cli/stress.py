@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -41,6 +42,8 @@ def command(arguments: tuple[str, ...]) -> int:
 def _become(root: Path, arguments: tuple[str, ...]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
+    # Python answers an interrupt of its own start with a traceback: it waits until the harness can.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # In place of this process: a signal reaches the harness itself, whoever sends it. Files are
     # named from the user's own working directory.
     os.execve(  # noqa: S606 - this very Python, and the checkout it found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal
@@ -19,7 +20,7 @@ from receipt_label.exporters.totals import (
     Snapshot,
     Totals,
     Trackers,
-    labels_of,
+    Words,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ __all__ = ["OpenTelemetryExporter"]
 
 MAX_WAITING: Final = 50_000
 """Calls between two collections whose durations and sizes are kept; counters know no such bound."""
+
+MAX_SERIES: Final = 900
+"""Combinations of attributes: OpenTelemetry's SDK keeps 2,000 of an instrument, and tokens have two
+types."""
+
+MAX_ERROR_TYPES: Final = 100
+"""Values of ``error.type`` that are kept apart; what comes later is ``_OTHER``."""
 
 OPT_IN: Final = "gen_ai_latest_experimental"
 TOKEN_BUCKETS: Final = tuple(float(4**n) for n in range(14))
@@ -53,7 +61,9 @@ COUNTERS: Final = {
 }
 """The newest names -> type of token."""
 
-_ERROR = re.compile(r"[A-Za-z_][\w.\-]{0,63}")
+_ERROR = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_.$-]{0,127}+|[1-5]\d\d)(?=:|\Z)")
+_MAX_DIGITS = 4  # of a class or a code; an id has more
+_OTHER: Final = "_OTHER"
 _Attributes = dict[str, str]
 
 
@@ -63,8 +73,9 @@ class OpenTelemetryExporter:
     ``meter_provider`` defaults to the global one. ``conventions`` are ``deployed`` (tokens as the
     histogram ``gen_ai.client.token.usage``) or ``latest`` (tokens as counters); the default is
     ``latest`` where ``OTEL_SEMCONV_STABILITY_OPT_IN`` names ``gen_ai_latest_experimental``. No id
-    is ever an attribute. Nothing is sent from here: the provider's reader asks, and what is shown
-    are the sums since this process started. Thread-safe.
+    is ever an attribute; beyond 900 combinations of attributes, what is new is added up under
+    ``other``, and beyond 100 types of errors under ``_OTHER``. Nothing is sent from here: the
+    provider's reader asks, and what is shown are the sums since this process started. Thread-safe.
 
     Raises ConfigurationError without the package opentelemetry-api, and ValueError for conventions
     that are neither.
@@ -85,9 +96,13 @@ class OpenTelemetryExporter:
         chosen = conventions or _from_environment()
         if chosen not in ("deployed", "latest"):
             raise ValueError(f"conventions={chosen!r} are unknown: 'deployed' or 'latest'")
-        self._totals = Totals()
+        self._totals = Totals(MAX_SERIES)
         self._trackers = Trackers()
-        self._waiting: deque[AIUsageMetric] = deque(maxlen=MAX_WAITING)  # an append is atomic
+        self._errors = Words(MAX_ERROR_TYPES, _OTHER)
+        self._waiting: deque[tuple[Labels, AIUsageMetric]] = deque(  # an append is atomic
+            maxlen=MAX_WAITING
+        )
+        _all.add(self)
         self._make_instruments(
             get_meter("receipt_label", __version__, meter_provider), latest=chosen == "latest"
         )
@@ -98,8 +113,7 @@ class OpenTelemetryExporter:
 
     def export(self, metric: AIUsageMetric) -> None:
         """Add one metric to the counters, and keep it for the histograms."""
-        self._totals.add(metric)
-        self._waiting.append(metric)
+        self._waiting.append((self._totals.add(metric), metric))
 
     def _make_instruments(self, meter: Meter, *, latest: bool) -> None:
         self._durations = meter.create_histogram(
@@ -152,16 +166,16 @@ class OpenTelemetryExporter:
         """
         while True:
             try:
-                metric = self._waiting.popleft()
+                labels, metric = self._waiting.popleft()
             except IndexError:
                 return
-            attributes = _attributes(Labels(*labels_of(metric)))
+            attributes = _attributes(labels)
             if metric.latency_ms is not None:
-                error = _error_type(metric.error)
-                self._durations.record(
-                    metric.latency_ms / 1000,
-                    attributes if error is None else {**attributes, "error.type": error},
-                )
+                timed = attributes
+                if metric.error is not None:
+                    kind = self._errors.kept(_error_type(metric.error))
+                    timed = {**attributes, "error.type": kind}
+                self._durations.record(metric.latency_ms / 1000, timed)
             if self._sizes is not None:
                 for kind, count in (
                     ("input", metric.input_tokens),
@@ -227,10 +241,22 @@ def _attributes(labels: Labels) -> _Attributes:
     return attributes
 
 
-def _error_type(error: str | None) -> str | None:
-    """Return the type of an error for an attribute: a word, never a message."""
-    if error is None:
-        return None
+def _error_type(error: str) -> str:
+    """Return ``error.type``: the name of a class, a vendor's code or a status of HTTP, as it stands
+    alone or before a colon. ``_OTHER`` for all else: it is never a message and never an id."""
     word = _ERROR.match(error)
-    rest = error[word.end() :] if word else error
-    return word[0] if word and (not rest or rest.startswith(":")) else "_OTHER"
+    if word is None or sum(map(str.isdigit, word[0])) > _MAX_DIGITS:
+        return _OTHER
+    return word[0]
+
+
+_all: weakref.WeakSet[OpenTelemetryExporter] = weakref.WeakSet()
+
+
+def _forget_waiting() -> None:
+    """Leave in a child of a fork what its parent has yet to show."""
+    for exporter in list(_all):
+        exporter._waiting.clear()  # noqa: SLF001 - the same module
+
+
+os.register_at_fork(after_in_child=_forget_waiting)

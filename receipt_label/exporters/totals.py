@@ -18,7 +18,7 @@ from receipt_label.pricing.money import plus
 if TYPE_CHECKING:
     from receipt_label.tracker import AIUsageTracker
 
-__all__ = ["DURATION_BUCKETS", "TOKEN_TYPES", "Labels", "Series", "Totals", "Trackers"]
+__all__ = ["DURATION_BUCKETS", "TOKEN_TYPES", "Labels", "Series", "Totals", "Trackers", "Words"]
 
 MAX_SERIES: Final = 1000
 """Combinations of labels that are kept apart; what comes later is added up under ``other``."""
@@ -119,8 +119,8 @@ class Totals:
         self._series: dict[_Key, Series] = {}  # Guarded by _lock
         _all.add(self)
 
-    def add(self, metric: AIUsageMetric) -> None:
-        """Add one metric."""
+    def add(self, metric: AIUsageMetric) -> Labels:
+        """Add one metric; return the labels that it is counted under."""
         key = labels_of(metric)
         with self._lock:
             series = self._series.get(key)
@@ -129,6 +129,7 @@ class Totals:
                     key = _OTHER
                 series = self._series.setdefault(key, Series())
             series.add(metric)
+        return Labels(*key)
 
     def read(self) -> list[Snapshot]:
         """Return the totals as they are now."""
@@ -150,6 +151,26 @@ class Totals:
     def _forget_after_fork(self) -> None:
         self._lock = threading.RLock()
         self._series = {}
+
+
+class Words:
+    """The values of one label, the first ``limit`` of them; for what comes later ``other`` stands.
+
+    Thread-safe without a lock: two threads at once may keep one more.
+    """
+
+    def __init__(self, limit: int, other: str) -> None:
+        self._limit = limit
+        self._other = other
+        self._known: set[str] = {other}
+
+    def kept(self, word: str) -> str:
+        """Return ``word``, or what stands for it."""
+        if word not in self._known:
+            if len(self._known) > self._limit:
+                return self._other
+            self._known.add(word)
+        return word
 
 
 class Trackers:

@@ -4,79 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from receipt_dynamo import PutResult
 from receipt_label.importers.exact_json import line_id
+from receipt_label.importers.importer import FAULTS, LINES_AT_ONCE, FileTally, Importer
 from receipt_label.importers.shapes import entry_of
 from receipt_label.importers.source import Item, Source, read_items
 from receipt_label.reply_metric import request_id_of
 from receipt_label.usage import Reply, Skipped, read_reply
 
-if TYPE_CHECKING:
-    from receipt_label.tracker import AIUsageTracker
-
-__all__ = ["TAKE_IN_EVERY", "FileTally", "ReplyImporter"]
-
-TAKE_IN_EVERY = 5000  # records: bounds what waits in the spool, however long the file is
-_LINES_AT_ONCE = 256  # looked up together
-_FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+__all__ = ["ReplyImporter"]
 
 
-@dataclass(slots=True)
-class FileTally:
-    """What became of the lines of one file. ``fault``: why the file as a whole could not be read.
-
-    ``inside`` counts calls that a vendor made inside those recorded. ``dated_by_file`` counts
-    records whose time is that of the file, for want of any other; ``told_apart_by_time`` those
-    among them without an id of the vendor's, so that another time would make another record.
-    """
-
-    file: str
-    recorded: int = 0
-    inside: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    bad: int = 0
-    dropped: int = 0
-    dated_by_file: int = 0
-    told_apart_by_time: int = 0
-    uses: Counter[str] = field(default_factory=Counter)
-    file_time: datetime | None = None
-    is_piped: bool = False
-    fault: str | None = None
-
-    @property
-    def is_fine(self) -> bool:
-        """Whether everything in the file was read and kept."""
-        return not (self.bad or self.dropped or self.fault)
-
-
-class ReplyImporter:
-    """Reads files of replies into a tracker. The tracker must be ``strict``: what it refuses is a
-    bad line, which stays in its file, not a loss to be counted.
-
-    ``service`` and ``operation`` win over what the replies say; ``at`` dates lines without a time.
-    ``on_bad`` is told of each line that does not go in: its place, and why.
-    """
-
-    def __init__(
-        self,
-        tracker: AIUsageTracker,
-        *,
-        service: str | None = None,
-        operation: str | None = None,
-        at: datetime | None = None,
-        on_bad: Callable[[str, str], None] = lambda _place, _reason: None,
-    ) -> None:
-        self._tracker = tracker
-        self._service = service
-        self._operation = operation
-        self._at = at
-        self._on_bad = on_bad
-        self._waiting = 0
+class ReplyImporter(Importer):
+    """Reads files of replies."""
 
     def run(
         self, source: Source, tally: FileTally, progress: Callable[[int], None] | None = None
@@ -90,7 +34,7 @@ class ReplyImporter:
         tally.is_piped = source.size is None
         repeats: Counter[str] = Counter()
         items = read_items(source)
-        while some := list(islice(items, _LINES_AT_ONCE)):
+        while some := list(islice(items, LINES_AT_ONCE)):
             lines = [line for item in some if (line := self._read(item, tally, repeats))]
             self._record_all(lines, tally)
             if progress is not None:
@@ -101,7 +45,7 @@ class ReplyImporter:
     def _read(self, item: Item, tally: FileTally, repeats: Counter[str]) -> _Line | None:
         """Return what a line holds; None for one that is bad or no call."""
         if item.fault is not None:
-            self._bad(item, item.fault, tally)
+            self._bad(item.place, item.fault, tally)
             return None
         try:
             entry = entry_of(item.value)
@@ -118,9 +62,9 @@ class ReplyImporter:
                 return None
             name = _fallback_id(reply, item.value, repeats)
         except RecursionError:
-            self._bad(item, "the JSON is nested too deeply", tally)
-        except _FAULTS as error:
-            self._bad(item, str(error) or type(error).__name__, tally)
+            self._bad(item.place, "the JSON is nested too deeply", tally)
+        except FAULTS as error:
+            self._bad(item.place, str(error) or type(error).__name__, tally)
         else:
             return _Line(item, reply, name, entry.timestamp or self._at)
         return None
@@ -142,8 +86,8 @@ class ReplyImporter:
                 result = self._tracker.record_reply(
                     line.reply, fallback_request_id=line.fallback_id, fallback_timestamp=time
                 )
-            except _FAULTS as error:
-                self._bad(line.item, str(error) or type(error).__name__, tally)
+            except FAULTS as error:
+                self._bad(line.item.place, str(error) or type(error).__name__, tally)
                 continue
             if result is PutResult.DROPPED:
                 tally.dropped += 1
@@ -155,13 +99,7 @@ class ReplyImporter:
             tally.dated_by_file += by_file
             tally.told_apart_by_time += by_file and key is None
             self._waiting += 1
-        if self._waiting >= TAKE_IN_EVERY:
-            self._waiting = 0
-            self._tracker.client.take_in()
-
-    def _bad(self, item: Item, reason: str, tally: FileTally) -> None:
-        tally.bad += 1
-        self._on_bad(f"{tally.file}{item.place}", reason)
+        self._take_in()
 
 
 @dataclass(frozen=True, slots=True)

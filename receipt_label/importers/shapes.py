@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from receipt_label.usage.epoch import moment_of
+
 __all__ = ["Entry", "entry_of"]
 
 _EVENT_STREAM = ("data:", "event:", "id:", "retry:", ": ")
-_MILLISECONDS_FROM = 10**11  # 1973 in milliseconds, the year 5138 in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,7 @@ def _time(value: object) -> datetime | None:
             moment = datetime.fromisoformat(value)
             return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-            seconds = float(value) / (1000 if value >= _MILLISECONDS_FROM else 1)
-            return datetime.fromtimestamp(seconds, UTC)
+            return moment_of(value)
     except (ValueError, OverflowError, OSError, ArithmeticError):
         pass
     raise ValueError(

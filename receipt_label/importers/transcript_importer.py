@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from receipt_dynamo import AIUsageMetric, PutResult, UsageQuery
-from receipt_label.importers.replies import TAKE_IN_EVERY, FileTally
+from receipt_label.importers.importer import FAULTS, LINES_AT_ONCE, FileTally, Importer
 from receipt_label.importers.source import STANDARD_INPUT, Item, Source, read_lines
 from receipt_label.importers.transcripts import AgentNames, CallDraft, Transcript, UseDraft
 from receipt_label.usage import Reply, Skipped, read_reply
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TranscriptImporter", "find_transcripts"]
 
-_FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
-_LINES_AT_ONCE = 256
 _HELD, _KEPT = 4000, 1000  # drafts: what memory a file may take, and how late a snapshot may come
 _MICROSECOND = timedelta(microseconds=1)
 _AGENT_FILE = "agent-"
@@ -83,8 +81,8 @@ class _Use(NamedTuple):
         tally.uses[self.draft.use.kind] += 1
 
 
-class TranscriptImporter:
-    """Reads transcripts into a tracker, which must be ``strict``, as ReplyImporter's.
+class TranscriptImporter(Importer):
+    """Reads transcripts.
 
     A call is (service, first time seen, message id). Where the store or an earlier file has it, the
     more complete snapshot holds, whichever comes first; of two alike that of its first session.
@@ -92,24 +90,11 @@ class TranscriptImporter:
     and the store is asked about the records of many at once. ``finish`` records what is still held.
     """
 
-    def __init__(
-        self,
-        tracker: AIUsageTracker,
-        *,
-        service: str | None = None,
-        operation: str | None = None,
-        at: datetime | None = None,
-        on_bad: Callable[[str, str], None] = lambda _place, _reason: None,
-    ) -> None:
-        self._tracker = tracker
-        self._service = service
-        self._operation = operation
-        self._at = at
-        self._on_bad = on_bad
+    def __init__(self, tracker: AIUsageTracker, **options: Any) -> None:
+        super().__init__(tracker, **options)
         self._names = AgentNames()
         self._seen: dict[Key, _Seen] = {}
         self._recorded: set[Key] = set()
-        self._waiting = 0
         self._held: list[tuple[CallDraft | UseDraft, FileTally]] = []
 
     def run(
@@ -125,7 +110,7 @@ class TranscriptImporter:
         try:
             for number, item in enumerate(read_lines(source), 1):
                 self._take(transcript, item, tally)
-                if number % _LINES_AT_ONCE == 0:
+                if number % LINES_AT_ONCE == 0:
                     if progress is not None:
                         progress(source.position)
                     if len(transcript) > _HELD:
@@ -149,7 +134,7 @@ class TranscriptImporter:
             return
         try:
             reason = transcript.take(item.value, item.place)
-        except _FAULTS as error:
+        except FAULTS as error:
             self._bad(item.place, str(error) or type(error).__name__, tally)
         else:
             if reason is not None:
@@ -186,16 +171,14 @@ class TranscriptImporter:
         self._look_up({one.key for one, _ in ready if one.key not in self._seen})
         for one, tally in ready:
             self._record(one, tally)
-        if self._waiting >= TAKE_IN_EVERY:
-            self._waiting = 0
-            self._tracker.client.take_in()
+        self._take_in()
 
     def _read(self, draft: CallDraft | UseDraft, tally: FileTally) -> _Call | _Use | None:
         if isinstance(draft, UseDraft):
             return _Use(draft)
         try:
             reply = read_reply(draft.message, service=self._service, operation=self._operation)
-        except _FAULTS as error:
+        except FAULTS as error:
             self._bad(draft.place, str(error) or type(error).__name__, tally)
             return None
         if isinstance(reply, Skipped):
@@ -237,7 +220,7 @@ class TranscriptImporter:
         time = draft.time if before is None else before.time
         try:
             result = one.put(self._tracker, time, self._names)
-        except _FAULTS as error:
+        except FAULTS as error:
             self._bad(draft.place, str(error) or type(error).__name__, tally)
             return
         if result is PutResult.DROPPED:
@@ -248,10 +231,6 @@ class TranscriptImporter:
         self._recorded.add(key)
         self._seen[key] = _Seen(time, draft.rank, draft.session_id)
         self._waiting += 1
-
-    def _bad(self, place: str, reason: str, tally: FileTally) -> None:
-        tally.bad += 1
-        self._on_bad(f"{tally.file}{place}", reason)
 
 
 def _rank(metric: AIUsageMetric) -> tuple[bool, float]:

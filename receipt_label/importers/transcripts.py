@@ -28,6 +28,10 @@ _DELEGATES = ("Task", "Agent")
 _INPUT_SIDE = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _DURATIONS = ("durationMs", "totalDurationMs")
 
+MAX_OPEN = 20_000
+"""Uses without an end yet that are kept while others are handed out, some 1 KB each: a result may
+come any number of entries later."""
+
 Json = Mapping[str, Any]
 
 
@@ -133,12 +137,13 @@ class Transcript:
         self._time = file_time
         self._agent_id = agent_id
         self._drafts: dict[str, CallDraft | UseDraft] = {}
+        self._open: dict[str, UseDraft] = {}
         self._runs: dict[str, UseDraft] = {}
         self._delegated: dict[str, str] = {}  # by tool use: the name of the subagent asked for
         self._use_ids: dict[str, str] = {}  # by an id too short to be unique: what stands for it
 
     def __len__(self) -> int:
-        """Return how many drafts are held."""
+        """Return how many drafts are held that may be handed out."""
         return len(self._drafts)
 
     def take(self, entry: Json, place: str) -> str | None:
@@ -169,11 +174,23 @@ class Transcript:
         return None
 
     def drain(self, keep: int = 0) -> Iterator[CallDraft | UseDraft]:
-        """Yield the drafts, but the last ``keep``, and forget them. With 0 the file is at its end:
-        the runs of its subagents are among them."""
+        """Yield the drafts, but the last ``keep``, and forget them.
+
+        Of the others, uses that are not over yet wait for their results, the last ``MAX_OPEN`` of
+        them. With 0 the file is at its end: all are handed out, the runs of its subagents too.
+        """
+        if not keep:
+            yield from self._open.values()
+            self._open = {}
         count = max(0, len(self._drafts) - keep)
         for request_id in list(self._drafts)[:count]:
-            yield self._drafts.pop(request_id)
+            draft = self._drafts.pop(request_id)
+            if keep and isinstance(draft, UseDraft) and draft.use.outcome == UNFINISHED:
+                self._open[request_id] = draft
+            else:
+                yield draft
+        while len(self._open) > MAX_OPEN:
+            yield self._open.pop(next(iter(self._open)))
         if not keep:
             yield from self._runs.values()
             self._runs = {}
@@ -261,7 +278,7 @@ class Transcript:
                     self._use_ids[own_id] = use_id
             if tool in _DELEGATES and isinstance(given, Mapping):
                 self._delegated[use_id] = clean_name(given.get("subagent_type")) or ""
-            if use_id not in self._drafts:
+            if use_id not in self._drafts and use_id not in self._open:
                 use = Use(
                     kind="tool" if skill is None else "skill",
                     name=skill or tool,
@@ -287,6 +304,8 @@ class Transcript:
                 clean_name(told.get("agentId")),
                 self._delegated.get(use_id),
             )
+            if use_id in self._open:
+                self._drafts[use_id] = self._open.pop(use_id)
             draft = self._drafts.get(use_id)
             if isinstance(draft, UseDraft):
                 error = None

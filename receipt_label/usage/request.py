@@ -14,6 +14,7 @@ import msgspec
 from receipt_label.usage import families
 from receipt_label.usage.address import NOWHERE, Address, locate
 from receipt_label.usage.batch_lines import BATCH, unwrap
+from receipt_label.usage.epoch import moment_of
 from receipt_label.usage.event_stream import fold
 from receipt_label.usage.figures import Json, first, harmless, inner, word
 from receipt_label.usage.google import camel
@@ -219,10 +220,10 @@ def _moment(value: object) -> datetime | None:
             moment = datetime.fromisoformat(value)
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-            return datetime.fromtimestamp(float(value), UTC)
+            return moment_of(value)
         if isinstance(value, datetime):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError, ArithmeticError):
         pass
     return None
 

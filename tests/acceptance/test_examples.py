@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from examples import stand_in
 from examples.stand_in import EXAMPLES, StandIn, environment_of
 from receipt_dynamo import AIUsageMetric, Settings, UsageClient, UsageQuery
 from receipt_dynamo.dynamo_client import DynamoClient
@@ -22,7 +23,9 @@ from tests.support.dynamodb import drop_table
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "examples" / "README.md").read_text()
-COMMANDS = re.findall(r"-m examples\.stand_in (\S+)(.*)", PAGE)
+README = (ROOT / "README.md").read_text()
+README_PROGRAM = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+COMMANDS = re.findall(r"^    \S+ -m examples\.stand_in (\S+)(.*)", PAGE, re.MULTILINE)
 GPT_4O = ("gpt-4o-2024-08-06", 14, 8, Decimal("0.000115"))  # 2.50 and 10 USD per million
 GPT_4O_MINI = ("gpt-4o-mini-2024-07-18", 78, 9, Decimal("0.0000171"))  # 0.15 and 0.60
 SONNET = ("claude-sonnet-4-6", 1007, 59, Decimal("0.003906"))  # 3 and 15
@@ -32,14 +35,15 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def run() -> Run:
+def run(tmp_path: Path) -> Run:
     """Run the example as its page does; return what it printed."""
+    demo = {"RECEIPT_DEMO_DIR": str(tmp_path / "usage")}
 
     def run_one(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "examples.stand_in", name, *arguments],
             cwd=ROOT,
-            env={**os.environ, "PYTHONWARNINGS": "error"},
+            env={**os.environ, "PYTHONWARNINGS": "error", **demo},
             capture_output=True,
             text=True,
             timeout=90,
@@ -85,15 +89,70 @@ def test_the_stand_in_says_which_examples_there_are(run: Run) -> None:
     assert all(name in said.stderr for name in EXAMPLES)
 
 
-def test_the_stand_in_hands_out_no_key_and_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the user's environment names: made-up calls end up in no table, no key leaves."""
-    monkeypatch.delenv("RECEIPT_USAGE_DIR")
-    for name in ("DYNAMODB_TABLE_NAME", "DYNAMO_TABLE_NAME", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+def test_the_stand_in_hands_out_no_key_and_keeps_to_the_demo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the user's environment names: made-up calls end up in no table and in no store of
+    the user's, no key leaves."""
+    for name in ("DYNAMODB_TABLE_NAME", "DYNAMO_TABLE_NAME", "OPENAI_API_KEY", "RECEIPT_USAGE_DIR"):
         monkeypatch.setenv(name, "the-user-s-own")
     with StandIn() as server:
         environment = environment_of(server)
     assert "the-user-s-own" not in environment.values()
-    assert Settings.from_env(environment).store_path == ROOT / ".demo" / "examples" / "usage.db"
+    assert Settings.from_env(environment).store_path == ROOT / ".demo" / "usage.db"
+
+
+def test_the_stand_in_names_the_sdk_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the command that installs it, before anything runs."""
+    monkeypatch.setattr(stand_in, "find_spec", lambda name: None if name == "anthropic" else name)
+    monkeypatch.setattr("sys.argv", ["stand_in", "labeling_asyncio"])
+    assert stand_in.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{sys.executable} -m pip install anthropic")
+
+
+@pytest.mark.slow
+def test_the_stand_in_runs_a_program_of_the_user_s(
+    run: Run, tmp_path: Path, client: UsageClient
+) -> None:
+    """The one of README.md, as it stands there: its call is in the report."""
+    (tmp_path / "pipeline.py").write_text(README_PROGRAM)
+    ran = run(str(tmp_path / "pipeline.py"))
+    assert (ran.returncode, ran.stderr.count("\n")) == (0, 1), ran.stderr
+    (call,) = client.query()
+    assert (call.job_id, call.service) == ("labels-2026-11", "openai")
+    assert call.cost_usd is not None
+
+
+def test_the_demo_ignores_the_settings_of_the_shell(tmp_path: Path) -> None:
+    """``tools/demo`` reports what ``make run`` and the examples record, whatever is exported; its
+    hints are commands that work."""
+    shell = {
+        "DYNAMODB_TABLE_NAME": "t",
+        "AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:9",
+        "ENVIRONMENT": "production",
+        "RECEIPT_USAGE_DIR": str(tmp_path / "own"),
+        "RECEIPT_USAGE_PRICES": "/nowhere",
+        "RECEIPT_DEMO_DIR": str(tmp_path / "demo"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def demo(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["tools/demo", *words], cwd=ROOT, env={**os.environ, **shell},
+            capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+
+    sample = "examples/data/recorded_replies.jsonl"
+    imported = demo("import", "--at", "2026-08-31", sample)
+    assert imported.stderr.startswith("154 new calls from 153 replies")
+    report = demo("report", "--by", "service")
+    assert next(line for line in report.stdout.splitlines() if "openai" in line) in README
+    assert report.stderr.endswith("See: tools/demo report --unpriced\n")
+    assert "unknown_model" in demo("report", "--unpriced").stdout
+    assert not (tmp_path / "own").exists()
 
 
 @pytest.mark.slow

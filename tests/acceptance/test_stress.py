@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from benchmarks.stress.__main__ import main
+from benchmarks.stress.command import main
 from benchmarks.stress.engines import EngineError, running_engine
 from benchmarks.stress.running import Plan, run
 from tests.support.dynamodb import REQUIRED
@@ -145,7 +145,7 @@ def test_a_run_that_fails_leaves_no_page(
         plans.append(plan)
         raise EngineError("no engine")
 
-    monkeypatch.setattr("benchmarks.stress.__main__.run", fail)
+    monkeypatch.setattr("benchmarks.stress.command.run", fail)
     before = tmp_path / "before.html"
     before.write_text("<p>before")
     for page in (before, tmp_path / "page.html"):

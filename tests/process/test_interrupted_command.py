@@ -31,6 +31,11 @@ def count(event, _):
 sys.addaudithook(count)
 sys.exit(main())
 """
+INTERRUPTED_AS_PYTHON_STARTS = """
+import os, signal, sys
+if "benchmarks.stress" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGINT)
+"""
 
 
 @pytest.fixture
@@ -42,19 +47,43 @@ def usage_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "usage"
 
 
-@pytest.mark.usefixtures("usage_dir")
-@pytest.mark.parametrize("imports", [1, 30, 60, 90, 120])
-def test_ctrl_c_while_modules_load_is_one_word(imports: int) -> None:
-    """From the first line of ours on, which comes before click and the rest are loaded."""
-    ended = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_IN_AN_IMPORT, str(imports), "ship"],
+def ended(program: str, *args: str) -> tuple[int, str, str]:
+    """Run a program given as text; return its exit code and what it printed."""
+    told = subprocess.run(
+        [sys.executable, "-c", program, *args],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+    return told.returncode, told.stdout, told.stderr
+
+
+@pytest.mark.usefixtures("usage_dir")
+@pytest.mark.parametrize("imports", [1, 30, 60, 90, 120])
+def test_ctrl_c_while_modules_load_is_one_word(imports: int) -> None:
+    """From the first line of ours on, which comes before click and the rest are loaded."""
+    assert ended(INTERRUPTED_IN_AN_IMPORT, str(imports), "ship") == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("imports", [1, 60, 300])
+def test_ctrl_c_while_the_stress_harness_loads_is_one_word(imports: int) -> None:
+    """It takes a third of a second, in which nothing is started that would have to be ended."""
+    program = INTERRUPTED_IN_AN_IMPORT.replace(
+        "receipt_label.cli.script", "benchmarks.stress.__main__"
+    )
+    assert ended(program, str(imports), "--help") == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_as_the_stress_harness_takes_over_is_one_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python, which starts anew then, answers no interrupt with a traceback of its own."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_AS_PYTHON_STARTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    program = "import sys; from receipt_label.cli.script import main; sys.exit(main())"
+    assert ended(program, "stress", "--help") == (130, "", "interrupted\n")
 
 
 def interrupted(tell: Tell, at: int, *args: str) -> None:

@@ -38,6 +38,9 @@ class FakeClock:
     def monotonic(self) -> float:
         return self.seconds
 
+    def cpu_time(self) -> float:
+        return 0.0
+
     def now(self) -> datetime:
         return self.wall
 

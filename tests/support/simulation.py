@@ -36,6 +36,9 @@ class Simulation:
         """Return the virtual time."""
         return self.now_seconds
 
+    def cpu_time(self) -> float:
+        return 0.0
+
     def now(self) -> datetime:
         """Return the virtual wall time."""
         return NOON + timedelta(seconds=self.now_seconds)

@@ -6,10 +6,14 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from receipt_dynamo import UsageClient
+from tests.support.reports import metric
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,23 @@ def lines(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def recorded(usage_dir: Path, client: UsageClient) -> UsageClient:
+    """Three calls: two priced, on different days of Berlin, one without a price that failed."""
+    assert usage_dir
+    client.put_ai_usage_metrics(
+        [
+            metric(job_id="labels", cached_input_tokens=400, api_calls=2),
+            metric(timestamp=datetime(2026, 11, 21, 20, tzinfo=UTC), github_pr=7),
+            metric(
+                model="new",
+                timestamp=datetime(2026, 10, 1, tzinfo=UTC),
+                cost_usd=None,
+                unpriced_reason="unknown_model",
+                error="rate_limit",
+            ),
+        ]
+    )
+    return client

@@ -128,18 +128,47 @@ def test_what_is_no_output_is_a_type_error(thing: Any, tracker: AIUsageTracker) 
 
 @pytest.mark.parametrize(
     "moment",
-    [1780000000000, float("nan"), "2026-11-20", datetime(2026, 11, 20)],  # noqa: DTZ001
+    [1780000000000000, float("nan"), "2026-11-20", datetime(2026, 11, 20)],  # noqa: DTZ001
     ids=str,
 )
 def test_a_timestamp_that_is_none_costs_no_call(
     moment: Any, tracker: AIUsageTracker, client: UsageClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Milliseconds, a text, a naive time: it is logged, and only ``strict`` raises."""
+    """Microseconds, a text, a naive time: it is logged, and only ``strict`` raises."""
     tolerant = AIUsageTracker(client)
     assert tolerant.record_batch_output(OUTPUT, timestamp=moment).recorded == 3
     assert "is no time of a batch: pass an aware datetime" in caplog.text
     with pytest.raises(ValueError, match="is no time of a batch"):
         AIUsageTracker(client, strict=True).record_batch_output(OUTPUT, timestamp=moment)
+
+
+@pytest.mark.parametrize("seconds", [int(NOON.timestamp()), NOON.timestamp()])
+def test_a_time_in_milliseconds_is_the_same_time(
+    seconds: float, tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """What Java and JavaScript call a time: the output counts once with either."""
+    tracker.record_batch_output(OUTPUT, timestamp=seconds)
+    tracker.record_batch_output(OUTPUT, timestamp=seconds * 1000)
+    assert {record.timestamp for record in client.query()} == {NOON}
+    assert calls(client) == 3
+
+
+def test_a_reply_may_say_its_time_in_milliseconds(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """A line's own time wins over the one that is given, in either unit."""
+    body = {
+        "id": "chatcmpl-0123456789abcdefghij", "object": "chat.completion", "model": "gpt-4o",
+        "choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9},
+    }  # fmt: skip
+    own = datetime(2026, 5, 28, tzinfo=UTC)
+    for created in (int(own.timestamp()), int(own.timestamp()) * 1000):
+        line = {
+            "custom_id": "a",
+            "response": {"status_code": 200, "body": {**body, "created": created}},
+        }
+        tracker.record_batch_output(json.dumps(line), timestamp=NOON)
+    assert [record.timestamp for record in client.query()] == [own]
 
 
 def test_lines_after_the_tracker_is_closed_are_counted_as_dropped(client: UsageClient) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from receipt_dynamo import Settings, open_usage_client
 from receipt_label import AIUsageTracker
+from receipt_label.importers import importer
 from receipt_label.importers import replies as importing
 
 Reply = Callable[..., dict[str, Any]]
@@ -146,8 +147,23 @@ def test_an_import_of_nothing_says_no_more_than_that(run: Run, lines: Lines) -> 
     queued = {"id": "resp_0123456789abcdefghij", "object": "response", "status": "queued"}
 
     assert run("import", lines(queued)).one_error == (
-        "0 replies recorded; 1 skipped (1 not finished yet)"
+        "nothing to record; 1 skipped (1 not finished yet)"
     )
+
+
+def test_the_summary_says_what_is_new_and_what_was_seen_before(
+    run: Run, lines: Lines, reply: Callable[..., dict[str, Any]]
+) -> None:
+    """The calls that the store has grown by come first; the same file again adds none."""
+    one, two = reply(), reply(id="chatcmpl-0123456789abcdefghik", model="unheard-of")
+    said = "; in the whole store 1 call has no price"
+
+    assert run("import", lines(one)).one_error == "1 new call from 1 reply"
+    assert run("import", lines(one)).one_error == "no new calls from 1 reply, seen before"
+    again = run("import", lines(one, two, two)).one_error
+    assert again == f"1 new call from 3 replies, of which 2 were seen before{said}"
+    again = run("import", lines(one, two)).one_error
+    assert again == f"no new calls from 2 replies, all seen before{said}"
 
 
 def test_what_is_unknown_is_told_in_words_of_the_command_line(run: Run, lines: Lines) -> None:
@@ -412,9 +428,9 @@ def test_a_long_file_is_taken_in_as_it_is_read(
     run: Run, lines: Lines, reply: Reply, monkeypatch: pytest.MonkeyPatch, usage_dir: Path
 ) -> None:
     """The spool does not grow with the file: its bound must never make an import lose records."""
-    monkeypatch.setattr(importing, "TAKE_IN_EVERY", 10)
+    monkeypatch.setattr(importer, "_TAKE_IN_EVERY", 10)
     waiting: list[int] = []
-    monkeypatch.setattr(importing, "_LINES_AT_ONCE", 4)
+    monkeypatch.setattr(importing, "LINES_AT_ONCE", 4)
     original = importing.ReplyImporter._record_all
 
     def watch(self: Any, *args: Any) -> None:

@@ -112,7 +112,22 @@ def test_region_and_endpoint_may_be_named(run: RunCommand, monkeypatch: pytest.M
     assert run("table", "check").code == 0
     nowhere = run("table", "check", "--endpoint-url", "http://nowhere.invalid:1")
     assert nowhere.code == 1
-    assert "usage (http://nowhere.invalid:1)" in nowhere.one_error
+    assert "usage (http://nowhere.invalid:1)" in nowhere.err.splitlines()[-1]
+
+
+def test_what_is_waited_for_is_said_after_each_try(run: RunCommand) -> None:
+    """An endpoint that is away: no silence until the last try."""
+    away = run(
+        "table", "create", "--endpoint-url", "http://127.0.0.1:9", "--tries", "3", "--wait", "0"
+    )
+
+    first, second, last = away.err.splitlines()
+    told = "the table usage (http://127.0.0.1:9) cannot be reached"
+    assert away.code == 1
+    assert first.startswith(f"warning: try 1 of 3: {told}")
+    assert first.endswith("; the next one in 0 s")
+    assert second.startswith(f"warning: try 2 of 3: {told}")
+    assert last.startswith(f"error: {told}")
 
 
 @pytest.mark.parametrize("wrong", [("--shards", "0"), ("--tries", "0"), ("--wait", "-1")])

@@ -127,6 +127,18 @@ def test_a_pending_retry_is_given_up_when_the_service_is_found_down(rig: Rig) ->
     assert len(rig.dispatcher) == 50
 
 
+def test_a_pending_retry_ends_with_its_round(rig: Rig) -> None:
+    """What was let go is not sent again: a newer record of its key may be in the table by now."""
+    rig.put("old")
+    rig.dispatcher.flush()
+    rig.answer(client_error("InternalServerError", 500))
+    assert rig.sender.holds_batch
+    rig.dispatcher.clear()
+    rig.put("new")
+    rig.dispatcher.flush()
+    assert list(rig.next().items.values()) == ["new"]
+
+
 def test_an_outage_costs_one_call_for_each_break(rig: Rig) -> None:
     """Five failures, then a probe when the break ends; nothing is lost, and nothing retried."""
     rig.fill(100)

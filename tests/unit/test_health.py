@@ -90,6 +90,14 @@ CASES: list[tuple[str, dict[str, Any], HealthLevel]] = [
 ]
 
 
+def test_other_destinations_are_told_in_words(settings: Settings) -> None:
+    """As places, not as the names of their directories."""
+    elsewhere = {"t@127.0.0.1_9": 1, "local": 2}
+    health = Health(destination="other", spool_dir=settings.spool_dir, at=NOON, elsewhere=elsewhere)
+    (reason,) = judge(health, settings).reasons
+    assert reason.text.endswith("1 for the table t at http://127.0.0.1:9, 2 for the embedded store")
+
+
 @pytest.mark.parametrize(("rule", "fields", "level"), CASES)
 def test_every_rule_at_its_threshold(
     settings: Settings, rule: str, fields: dict[str, Any], level: HealthLevel

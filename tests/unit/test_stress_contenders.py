@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from benchmarks.stress.__main__ import main
+from benchmarks.stress.command import main
 
 
 @pytest.mark.parametrize("arguments", [[], ["--contender", "pynamodb"]])
@@ -20,7 +20,7 @@ def test_a_contender_without_its_package_is_named_at_once(
     def run(*_: object) -> NoReturn:
         raise AssertionError("it was started")
 
-    monkeypatch.setattr("benchmarks.stress.__main__.run", run)
+    monkeypatch.setattr("benchmarks.stress.command.run", run)
     monkeypatch.setattr("benchmarks.stress.contenders.find_spec", lambda _: None)
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -36,7 +36,7 @@ def test_a_run_without_that_contender_needs_no_package(monkeypatch: pytest.Monke
         begun.append(given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmarks.stress.__main__.run", run)
+    monkeypatch.setattr("benchmarks.stress.command.run", run)
     monkeypatch.setattr("benchmarks.stress.contenders.find_spec", lambda _: None)
     assert main(["--contender", "put_item"]) == 130
     assert len(begun) == 1

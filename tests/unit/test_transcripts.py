@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from receipt_dynamo import AIUsageMetric, Settings, UsageClient, open_usage_client
 from receipt_label import AIUsageTracker
 from receipt_label.importers import transcript_importer as module
-from receipt_label.importers.replies import FileTally
+from receipt_label.importers.importer import FileTally
 from receipt_label.importers.source import open_source
 from tests.support import NOON
 
@@ -435,7 +435,7 @@ def test_a_long_file_is_recorded_in_parts(
     """Memory does not grow with it; a snapshot that comes late still replaces."""
     monkeypatch.setattr(module, "_HELD", 20)
     monkeypatch.setattr(module, "_KEPT", 5)
-    monkeypatch.setattr(module, "_LINES_AT_ONCE", 10)
+    monkeypatch.setattr(module, "LINES_AT_ONCE", 10)
     entries = [message(f"msg_011CdV3RCmcjkmfJNRP{n:04}", 1) for n in range(100)]
     entries.append(message("msg_011CdV3RCmcjkmfJNRP0000", 50))
     ran = run(*IMPORT, lines(*entries), "--json")
@@ -563,8 +563,8 @@ def test_one_line_says_what_went_in(run: Run, projects: Path) -> None:
     """On standard error, with what was passed over and why."""
     ran = run(*IMPORT, projects)
     assert ran.one_error == (
-        "9 calls, 1 skill use, 3 subagent uses, 4 tool uses recorded: 17 calls new in the store "
-        "(seen again counts once); 9 skipped (2 not billed, 7 seen before)"
+        "17 new records from 9 calls, 1 skill use, 3 subagent uses, 4 tool uses; "
+        "9 skipped (2 not billed, 7 seen before)"
     )
 
 

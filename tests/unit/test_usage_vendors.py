@@ -549,7 +549,9 @@ def test_created_is_ignored_where_it_cannot_be() -> None:
     assert created("2026-06-01T10:00:00.123456789Z") is not None
     assert created(0) is None
     assert created(1_780_272_000 + 3 * 86400) is None
-    assert created(1_780_272_000_000) is None
+    assert created(1_780_272_000_000) == datetime(2026, 6, 1, tzinfo=UTC)
+    assert created(1_780_272_000_000 + 3 * 86400_000) is None
+    assert created(1_780_272_000_000_000) is None
     assert created("soon") is None
     assert created(True) is None
     assert created(float("nan")) is None

@@ -8,6 +8,7 @@ than all that is asked of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -149,3 +150,9 @@ def judge_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Verdic
     yield judge
     for store in stores:
         store.close()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where the chaos proxy of this test notes what it did."""
+    return tmp_path / "chaos.jsonl"
