@@ -81,6 +81,19 @@ def _call(client: Any) -> Operation:
     return lambda: client.chat.completions.create(**_ASK)
 
 
+def _call_in_context(tracker: AIUsageTracker) -> Callable[[Any], Operation]:
+    """Return what makes a call that has a context of its own, as that of each receipt may have."""
+
+    def made(client: Any) -> Operation:
+        def operation() -> object:
+            with tracker.context(job_id=RECORD["job_id"], metadata=RECORD["metadata"]):
+                return client.chat.completions.create(**_ASK)
+
+        return operation
+
+    return made
+
+
 def _stream(client: Any) -> Operation:
     options = {"include_usage": True}
     return lambda: list(client.chat.completions.create(**_ASK, stream=True, stream_options=options))
@@ -127,8 +140,9 @@ def _parts(tracker: AIUsageTracker, call: Operation, count: int) -> list[Row]:
     parts: tuple[tuple[str, Operation], ...] = (
         ("nothing", lambda: None),
         ("reading the bytes of the reply", lambda: reader(body, "gpt-4o")),
-        ("record_reply of what was read", lambda: tracker.record_reply(reply, latency_ms=1.5)),
-        ("of that, put of its metric", lambda: tracker.client.put_ai_usage_metric(metric)),
+        ("recording what was read", lambda: tracker.record_quick_reply(reply, 1.5)),
+        ("the same the long way", lambda: tracker.record_reply(reply, latency_ms=1.5)),
+        ("of either, put of its metric", lambda: tracker.client.put_ai_usage_metric(metric)),
     )
     return [
         Row(f"after a bare call: {name}", timings(_after(call, operation, count)))
@@ -145,6 +159,7 @@ def _measure(directory: Path, pairs: int) -> list[Row]:
     rows: list[Row] = []
     for name, make, goal, count in (
         ("chat.completions.create", _call, {"p50": 50.0}, pairs),
+        ("in a context of its own", _call_in_context(tracker), {}, max(20, pairs // 4)),
         (f"a stream of {_CHUNKS} chunks", _stream, {}, max(20, pairs // 10)),
     ):
         _pairs(make(bare), make(wrapped), min(_WARM_UP, count))

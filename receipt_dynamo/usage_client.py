@@ -104,13 +104,14 @@ class UsageClient:
         delivered as soon as may be. DROPPED: memory is full too, the client is closed, or
         ``metric`` is none; counted with its tokens and cost.
         """
-        if self._closed:
+        closed = self._closed
+        if closed:
             answer = self._pipeline.spool.drop("closed", metric)
             with suppress(Exception):
                 self._pipeline.spool.writer.seal()
             return answer
         answer = self._pipeline.spool.put(metric)
-        if self.closed:  # by another thread, or by a handler within this put
+        if self._closed:  # by another thread, or by a handler within this put
             return self._settle(answer)
         drainer = self._drainer
         if drainer.idle:

@@ -45,8 +45,8 @@ CONTEXT_FIELDS = frozenset(
 """What a context may carry: the attribution of a metric; metadata, and the variant of the price
 (``{"processing": "batch"}``), both merged key by key."""
 
-_MERGED = ("metadata", "price_context")
-_TEXT_IDS = CONTEXT_FIELDS - {"github_pr", *_MERGED}
+MERGED = ("metadata", "price_context")
+_TEXT_IDS = CONTEXT_FIELDS - {"github_pr", *MERGED}
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -76,6 +76,10 @@ _root: Frame | None = None
 def in_force() -> Frame:
     """Return the entry in force here; that of the process where no scope was entered."""
     return _context.get() or _of_process()
+
+
+entered = _context.get
+"""Returns the entry of a scope in force here, or None where none was entered."""
 
 
 def put_in_force(frame: Frame) -> None:
@@ -187,7 +191,7 @@ def merged(
 ) -> Mapping[str, Any]:
     """Return the fields of both, the inner ones first, and in their metadata the operation."""
     fields = {**outer, **inner}
-    for name in _MERGED:
+    for name in MERGED:
         if name in outer and name in inner:
             fields[name] = {**outer[name], **inner[name]}
     if operation is not None:

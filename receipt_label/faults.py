@@ -9,8 +9,9 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 
-__all__ = ["FaultLog"]
+__all__ = ["FaultLog", "believable_count", "believable_money"]
 
 _MAX_FAULTS = 1000
 _MAX_MESSAGE = 500
@@ -79,6 +80,20 @@ def _caller() -> str:
             break
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def believable_count(count: object) -> int:
+    """Return a count of a refused record's as it is tallied: 0 for what is none."""
+    return count if type(count) is int and 0 <= count <= 10**12 else 0
+
+
+def believable_money(amount: object) -> Decimal | None:
+    """Return a cost of a refused record's as it is tallied, or None."""
+    try:
+        money = amount if isinstance(amount, Decimal) else Decimal(str(amount))
+    except Exception:
+        return None
+    return money if money.is_finite() and 0 <= money < 10**12 else None
 
 
 _logs: weakref.WeakSet[FaultLog] = weakref.WeakSet()

@@ -18,36 +18,50 @@ USAGE_KEYS = ("usage", "usageMetadata", "usage_metadata")
 
 REMEMBERED_OBJECTS = 256
 
+_Known = tuple[str, float | None]
+_UNKNOWN = (None, None)
+
 
 class KnownReplies:
-    """The last 4,096 ids of replies, with their services, and the last 256 objects without one.
+    """The last 4,096 ids of replies, with their services and latencies, and the last 256 objects
+    without one.
 
     An object is held weakly where it can be; of a dict only its usage is held. Thread-safe without
     a lock: what two threads note at the same moment may push out an older entry too early.
     """
 
     def __init__(self) -> None:
-        self._services: dict[str, str] = {}
-        self._older_services: dict[str, str] = {}
+        self._calls: dict[str, _Known] = {}
+        self._older_calls: dict[str, _Known] = {}
         self._objects: dict[int, Any] = {}
         self._older_objects: dict[int, Any] = {}
 
-    def note(self, reply: Reply) -> None:
-        """Take note of a reply that is recorded, by its id."""
+    def note(self, reply: Reply, latency_ms: float | None = None) -> None:
+        """Take note of a reply that is recorded, by its id, and of how long its call took."""
         response_id = request_id_of(reply)
-        if response_id is None:
-            return
-        services = self._services
-        services[response_id] = reply.service
-        if len(services) >= REMEMBERED_REPLIES:
-            self._older_services, self._services = services, {}
+        if response_id is not None:
+            self.note_id(response_id, reply.service, latency_ms)
+
+    def note_id(self, request_id: str, service: str, latency_ms: float | None) -> None:
+        """Take note of a reply by its id, which is long enough to be one."""
+        calls = self._calls
+        calls[request_id] = service, latency_ms
+        if len(calls) >= REMEMBERED_REPLIES:
+            self._older_calls, self._calls = calls, {}
 
     def service_of(self, reply: Reply) -> str | None:
         """Return the service that a reply of this id was recorded under, if one was."""
+        return self._known(reply)[0]
+
+    def latency_of(self, reply: Reply) -> float | None:
+        """Return the latency that a reply of this id was recorded with, if one was."""
+        return self._known(reply)[1]
+
+    def _known(self, reply: Reply) -> _Known | tuple[None, None]:
         response_id = request_id_of(reply)
         if response_id is None:
-            return None
-        return self._services.get(response_id) or self._older_services.get(response_id)
+            return _UNKNOWN
+        return self._calls.get(response_id) or self._older_calls.get(response_id) or _UNKNOWN
 
     def note_object(self, response: object) -> None:
         """Take note of what stands for a recorded call, unless its id does that."""

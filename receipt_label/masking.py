@@ -297,7 +297,7 @@ class RecordMask:
     (not its text, which may hold the content). Raises TypeError here for a rule that is none.
     """
 
-    __slots__ = ("_active", "_custom", "_on_failure", "_record_content", "_within")
+    __slots__ = ("_active", "_custom", "_on_failure", "_record_content", "_within", "is_constant")
 
     def __init__(
         self,
@@ -310,6 +310,7 @@ class RecordMask:
             raise TypeError(f"mask={rule!r} is no mask: pass a callable, or False to mask nothing")
         self._active = rule is not False
         self._custom = None if isinstance(rule, bool) else rule
+        self.is_constant = self._custom is None  # to equal fields it does the same, every time
         self._record_content = record_content
         self._on_failure = on_failure
         self._within = threading.local()

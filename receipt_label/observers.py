@@ -57,6 +57,8 @@ class Observers:
         self._exporters = tuple(exporters)
         self._faults = faults
         self._repeats = Recent()
+        self.export = bool(self._exporters)
+        """Whether anybody but an operation is told."""
 
     def bind(self, tracker: AIUsageTracker) -> None:
         """Show each exporter the tracker whose metrics will come."""

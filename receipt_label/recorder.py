@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from receipt_dynamo import AIUsageMetric, PutResult, UsageClient, UsageError, mint_request_id
 from receipt_label import context as contexts
+from receipt_label.alike import AlikeCalls
 from receipt_label.context import as_id
-from receipt_label.faults import FaultLog
+from receipt_label.faults import FaultLog, believable_count, believable_money
 from receipt_label.known_replies import KnownReplies
 from receipt_label.masking import RecordMask
 from receipt_label.observers import Observers
@@ -23,11 +24,11 @@ from receipt_label.reply_metric import (
     digest_of,
     in_variant,
     metrics_of_reply,
-    price_fields,
+    price_of_record,
     request_id_of,
 )
 from receipt_label.usage import read_reply
-from receipt_label.usage.reply import Reply, Skipped, Usage
+from receipt_label.usage.reply import Reply, Skipped
 
 if TYPE_CHECKING:
     from receipt_label.exporters import MetricExporter
@@ -67,6 +68,7 @@ class Recorder:
         self._now = now or (lambda: datetime.now(UTC))
         self._closed = False
         self._times = ReplyTimes()
+        self._alike = AlikeCalls(book) if mask.is_constant else None
         self.known = KnownReplies()
         settings = client.settings
         self._defaults: dict[str, Any] = {"environment": str(settings.environment)}
@@ -123,7 +125,7 @@ class Recorder:
             if cost_usd is not None:
                 made["cost_usd"] = cost_usd
             elif "unpriced_reason" not in made:
-                made.update(_price(self._book, made, variant))
+                made.update(price_of_record(self._book, made, variant))
             self._mask.apply(made)
             metric = AIUsageMetric(**made)
         except Exception as error:
@@ -148,9 +150,10 @@ class Recorder:
     ) -> PutResult:
         """Record the reply of an AI service: an SDK object, a dict, or the text of an event stream.
 
-        The same reply recorded again counts once. SKIPPED: not a finished, billable call. ``url``,
-        ``http_status`` and ``request_model`` help where the reply does not say them itself;
-        ``fields`` as in ``record``. Raises nothing unless ``strict``.
+        The same reply recorded again counts once; it keeps the latency that was recorded, unless
+        another is given. SKIPPED: not a finished, billable call. ``url``, ``http_status`` and
+        ``request_model`` help where the reply does not say them itself; ``fields`` as in
+        ``record``. Raises nothing unless ``strict``.
         """
         try:
             if self.strict:
@@ -203,34 +206,79 @@ class Recorder:
         Raises nothing unless ``strict``.
         """
         try:
-            self._check_open()
-            merged, variant = self._around(fields, metadata, price_context)
-            if variant:
-                reply = in_variant(reply, variant)
-            time = timestamp or reply.created or fallback_timestamp
-            if time is None:
-                time = self._times.of(reply, self._now())
-            elif reply.created is None:
-                self._times.note(reply, time)
-            identity = self._identity(request_id) or request_id_of(reply) or fallback_request_id
-            metrics = metrics_of_reply(
+            if fields.get("latency_ms") is None:  # what was measured when it was recorded before
+                fields["latency_ms"] = self.known.latency_of(reply)
+            metrics = self._metrics(
                 reply,
-                self._book,
-                timestamp=time,
-                request_id=identity or mint_request_id(),
-                fields=merged,
-                mask=self._mask.apply,
+                timestamp=timestamp,
+                request_id=request_id,
+                fallback_request_id=fallback_request_id,
+                fallback_timestamp=fallback_timestamp,
+                price_context=price_context,
+                metadata=metadata,
+                fields=fields,
             )
         except Exception as error:
-            usage = getattr(reply, "usage", None)
-            return self._refuse(
-                error,
-                getattr(reply, "service", None),
-                getattr(reply, "model", None),
-                usage and usage.input_tokens,
-                usage and usage.output_tokens,
-            )
-        self.known.note(reply)
+            return self._refuse_reply(error, reply)
+        return self._keep(reply, metrics)
+
+    def record_quick_reply(self, reply: Reply, latency_ms: float) -> PutResult:
+        """Record a reply that a ``QuickReader`` has read, as ``record_reply`` does, but sooner
+        where it is like an earlier one. Raises nothing unless ``strict``."""
+        try:
+            frame = contexts.entered() or contexts.in_force()
+            alike = self._alike
+            metric = None
+            if alike is not None and not self._closed:
+                time = reply.created or self._times.of(reply, self._now())
+                metric = alike.metric(reply, time, frame.fields, latency_ms)
+            if metric is None:
+                metrics = self._metrics(reply, fields={"latency_ms": latency_ms})
+                if alike is not None and not frame.fields.get("price_context"):
+                    alike.note(reply, frame.fields, metrics[0])
+                return self._keep(reply, metrics)
+        except Exception as error:
+            return self._refuse_reply(error, reply)
+        self.known.note_id(metric.request_id, metric.service, latency_ms)
+        answer = self._client.put_ai_usage_metric(metric)
+        if frame.operation is not None or self._observers.export:
+            self._observers.tell(metric, answer)
+        return answer
+
+    def _metrics(
+        self,
+        reply: Reply,
+        *,
+        fields: Mapping[str, Any],
+        timestamp: datetime | None = None,
+        request_id: str | None = None,
+        fallback_request_id: str | None = None,
+        fallback_timestamp: datetime | None = None,
+        price_context: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[AIUsageMetric]:
+        """Return the metrics of a reply in the context in force. Raises what they raise."""
+        self._check_open()
+        merged, variant = self._around(fields, metadata, price_context)
+        if variant:
+            reply = in_variant(reply, variant)
+        time = timestamp or reply.created or fallback_timestamp
+        if time is None:
+            time = self._times.of(reply, self._now())
+        elif reply.created is None:
+            self._times.note(reply, time)
+        identity = self._identity(request_id) or request_id_of(reply) or fallback_request_id
+        return metrics_of_reply(
+            reply,
+            self._book,
+            timestamp=time,
+            request_id=identity or mint_request_id(),
+            fields=merged,
+            mask=self._mask.apply,
+        )
+
+    def _keep(self, reply: Reply, metrics: list[AIUsageMetric]) -> PutResult:
+        self.known.note(reply, metrics[0].latency_ms)
         result = PutResult.STORED
         for metric in metrics:
             answer = self._client.put_ai_usage_metric(metric)
@@ -238,6 +286,16 @@ class Recorder:
             if result is PutResult.STORED:
                 result = answer
         return result
+
+    def _refuse_reply(self, error: Exception, reply: Reply) -> PutResult:
+        usage = getattr(reply, "usage", None)
+        return self._refuse(
+            error,
+            getattr(reply, "service", None),
+            getattr(reply, "model", None),
+            usage and usage.input_tokens,
+            usage and usage.output_tokens,
+        )
 
     def _identity(self, request_id: str | None) -> str | None:
         """Return the caller's id, or its digest where a credential stands in it: masked, the ids
@@ -263,8 +321,11 @@ class Recorder:
     ) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Return the fields of a record that its context and its caller give, and the variant of
         its price."""
-        inner = contexts.current()
-        merged = dict(contexts.merged(self._defaults, inner) if inner else self._defaults)
+        inner, defaults = contexts.current(), self._defaults
+        merged = {**defaults, **inner}
+        for name in contexts.MERGED:
+            if name in defaults and name in inner:
+                merged[name] = {**defaults[name], **inner[name]}
         merged["metadata"] = _both(merged.get("metadata"), metadata)
         variant = _both(merged.pop("price_context", None), price_context)
         for name, value in fields.items():
@@ -296,9 +357,9 @@ class Recorder:
             "closed" if self._closed else "invalid",
             service=self._name(service),
             model=self._name(model),
-            input_tokens=_believable(input_tokens),
-            output_tokens=_believable(output_tokens),
-            cost_usd=_believable_money(cost_usd),
+            input_tokens=believable_count(input_tokens),
+            output_tokens=believable_count(output_tokens),
+            cost_usd=believable_money(cost_usd),
         )
         with suppress(Exception):  # an error without text, a log handler that raises
             reason = str(error).rstrip(".")
@@ -317,48 +378,6 @@ def _both(outer: Mapping[str, Any] | None, inner: Mapping[str, Any] | None) -> M
     if outer and inner:
         return {**outer, **inner}
     return outer or inner or _NOTHING
-
-
-def _price(
-    book: PriceBook, fields: Mapping[str, Any], variant: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the fields of money of a record that is otherwise complete."""
-    tokens_in, tokens_out = fields["input_tokens"], fields["output_tokens"]
-    details = fields["usage_details"]
-    usage = None
-    if not (tokens_in is None and tokens_out is None and not details):
-        usage = Usage(
-            input_tokens=tokens_in,
-            cached_input_tokens=fields["cached_input_tokens"],
-            cache_write_tokens=fields["cache_write_tokens"],
-            output_tokens=tokens_out,
-            reasoning_tokens=fields["reasoning_tokens"],
-            details=details,
-        )
-    return price_fields(
-        book,
-        service=fields["service"] or "",
-        model=fields["model"] or "",
-        timestamp=fields["timestamp"],
-        usage=usage,
-        api_calls=fields["api_calls"],
-        context=variant,
-        provider_cost_usd=fields.get("provider_cost_usd"),
-        # A failed call without usage has no price; without error too, the price book decides.
-        fault="failed_call" if usage is None and fields.get("error") else None,
-    )
-
-
-def _believable(count: object) -> int:
-    return count if type(count) is int and 0 <= count <= 10**12 else 0
-
-
-def _believable_money(amount: object) -> Decimal | None:
-    try:
-        money = amount if isinstance(amount, Decimal) else Decimal(str(amount))
-    except Exception:
-        return None
-    return money if money.is_finite() and 0 <= money < 10**12 else None
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()

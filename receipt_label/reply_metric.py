@@ -16,9 +16,10 @@ import msgspec
 from receipt_dynamo import AIUsageMetric
 from receipt_label.pricing import Price, PriceBook
 from receipt_label.pricing.money import fit
+from receipt_label.usage.reply import Usage
 
 if TYPE_CHECKING:
-    from receipt_label.usage.reply import Reply, Usage
+    from receipt_label.usage.reply import Reply
 
 __all__ = [
     "REMEMBERED_REPLIES",
@@ -28,6 +29,7 @@ __all__ = [
     "kept_id",
     "metrics_of_reply",
     "price_fields",
+    "price_of_record",
     "request_id_of",
 ]
 
@@ -130,6 +132,36 @@ def price_fields(
             "price_version": outcome.version,
         }
     return {"unpriced_reason": outcome.reason}
+
+
+def price_of_record(
+    book: PriceBook, fields: Mapping[str, Any], variant: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the fields of money of a record that is otherwise complete."""
+    tokens_in, tokens_out = fields["input_tokens"], fields["output_tokens"]
+    details = fields["usage_details"]
+    usage = None
+    if not (tokens_in is None and tokens_out is None and not details):
+        usage = Usage(
+            input_tokens=tokens_in,
+            cached_input_tokens=fields["cached_input_tokens"],
+            cache_write_tokens=fields["cache_write_tokens"],
+            output_tokens=tokens_out,
+            reasoning_tokens=fields["reasoning_tokens"],
+            details=details,
+        )
+    return price_fields(
+        book,
+        service=fields["service"] or "",
+        model=fields["model"] or "",
+        timestamp=fields["timestamp"],
+        usage=usage,
+        api_calls=fields["api_calls"],
+        context=variant,
+        provider_cost_usd=fields.get("provider_cost_usd"),
+        # A failed call without usage has no price; without error too, the price book decides.
+        fault="failed_call" if usage is None and fields.get("error") else None,
+    )
 
 
 def metrics_of_reply(

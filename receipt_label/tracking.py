@@ -7,10 +7,12 @@ its name, its signature, and whether it is a coroutine function or a generator.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial, wraps
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from receipt_dynamo import AIUsageMetric
@@ -45,7 +47,7 @@ class Tracked:
         self._tracker = tracker
         self._plan = plan
         self._ids_from_arguments = ids_from_arguments
-        self._open: list[Run] = []  # one operation each at a time: an append, a remove
+        self._open: list[tuple[FrameType, Run]] = []  # each access is atomic
 
     def __call__(self, function: F) -> F:
         """Return ``function``, tracked: each call, or each run of a generator, is one operation.
@@ -81,6 +83,9 @@ class Tracked:
             return None
 
     def __enter__(self) -> Operation:
+        return self._enter(sys._getframe(1))  # noqa: SLF001 - see _leave
+
+    def _enter(self, block: FrameType) -> Operation:
         name = self._plan.name
         if name is None:
             raise TypeError("a block has no name of its own: with tracker.track('its-name')")
@@ -88,7 +93,7 @@ class Tracked:
         if run is None:
             return Operation(self._tracker(), name)
         run.__enter__()
-        self._open.append(run)
+        self._open.append((block, run))
         return run.operation
 
     def __exit__(
@@ -97,7 +102,16 @@ class Tracked:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        run = self._leave()
+        self._exit(sys._getframe(1), kind, error, trace)  # noqa: SLF001 - see _leave
+
+    def _exit(
+        self,
+        block: FrameType,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        run = self._leave(block)
         if run is None:
             return
         run.__exit__(kind, error, trace)
@@ -109,7 +123,7 @@ class Tracked:
             run.fail(error)
 
     async def __aenter__(self) -> Operation:
-        return self.__enter__()
+        return self._enter(sys._getframe(1))  # noqa: SLF001 - see _leave
 
     async def __aexit__(
         self,
@@ -117,19 +131,28 @@ class Tracked:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.__exit__(kind, error, trace)
+        self._exit(sys._getframe(1), kind, error, trace)  # noqa: SLF001 - see _leave
 
-    def _leave(self) -> Run | None:
-        """Return the run that ends here: the newest of ours in force, else (another task ends what
-        one began) the newest of all."""
+    def _leave(self, block: FrameType) -> Run | None:
+        """Return the run that ends here: the newest that this very ``block`` began, told by the
+        frame of its function (held, or its address could be another's).
+
+        Where another function ends it (an ExitStack), the newest of ours in force, else (another
+        task ends what one began) the newest of all.
+        """
+        entries = list(self._open)
+        found = next((entry for entry in reversed(entries) if entry[0] is block), None)
         frame: contexts.Frame | None = contexts.in_force()
-        while frame is not None:
-            run = frame.scope
-            if isinstance(run, Run) and run in self._open:
-                self._open.remove(run)
-                return run
+        while found is None and frame is not None:
+            found = next((entry for entry in entries if entry[1] is frame.scope), None)
             frame = frame.outer
-        return self._open.pop() if self._open else None
+        if found is None and entries:
+            found = entries[-1]
+        with suppress(ValueError):  # taken by another thread meanwhile
+            if found is not None:
+                self._open.remove(found)
+                return found[1]
+        return None
 
 
 def track(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
@@ -75,6 +75,7 @@ _unusual_fields_of = attrgetter(
     "total_tokens", "provider_cost_usd", "unpriced_reason", "github_pr", "error"
 )
 _NO_UNUSUAL = (None,) * 5
+_copy: Callable[[Any], Any] = attrgetter("__copy__")(msgspec.Struct)
 _MAX_SERVICES = 256
 _services: set[str] = set()
 """Services as they are kept, which were checked before. Emptied when full: no lock is needed."""
@@ -149,6 +150,55 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
     def identity(self) -> tuple[str, datetime, str]:
         """What makes this the same record as another: service, timestamp (UTC), request id."""
         return self.service, self.timestamp, self.request_id
+
+    def of_another_call(
+        self,
+        timestamp: datetime,
+        request_id: str,
+        usage: tuple[int | None, int | None, int | None, int | None, int | None],
+        cost_usd: Decimal,
+        latency_ms: float,
+    ) -> AIUsageMetric:
+        """Return the metric of another call, of the same service and model, for the same purpose.
+
+        ``request_id`` is its response id too; ``usage`` are its tokens: input, cached reads, cache
+        writes, output, reasoning. ``cost_usd`` has at most 38 digits, as prices have. For what
+        records one call after the other: a fifth of the time that a metric of all its fields takes.
+        Raises ValueError as those do.
+        """
+        other: AIUsageMetric = _copy(self)
+        sent, cached, written, made, reasoning = usage
+        force_setattr(other, "timestamp", timestamp)
+        force_setattr(other, "request_id", request_id)
+        force_setattr(other, "response_id", request_id)
+        force_setattr(other, "input_tokens", sent)
+        force_setattr(other, "output_tokens", made)
+        force_setattr(other, "cached_input_tokens", cached)
+        force_setattr(other, "cache_write_tokens", written)
+        force_setattr(other, "reasoning_tokens", reasoning)
+        force_setattr(other, "cost_usd", cost_usd)
+        force_setattr(other, "latency_ms", latency_ms)
+        most = checks.MAX_COUNT
+        if (
+            self.cost_usd is None
+            or type(timestamp) is not datetime
+            or timestamp.tzinfo is not UTC
+            or type(request_id) is not str
+            or not (0 < len(request_id) <= _ID_BYTES and request_id.isascii())
+            or not type(sent) is type(made) is int
+            or not (0 <= sent <= most and 0 <= made <= most)
+            or not (cached is None or (type(cached) is int and 0 <= cached <= sent))
+            or not (written is None or (type(written) is int and 0 <= written <= sent))
+            or (cached is not None and written is not None and cached + written > sent)
+            or not (reasoning is None or (type(reasoning) is int and 0 <= reasoning <= made))
+            or type(latency_ms) is not float
+            or not 0 <= latency_ms <= most
+            or type(cost_usd) is not Decimal
+            or not (cost_usd.is_finite() and 0 < cost_usd <= most)
+        ):
+            return msgspec.structs.replace(other, total_tokens=None)  # looks at every field
+        force_setattr(other, "total_tokens", sent + made)
+        return other
 
     def to_item(self) -> dict[str, Any]:
         """Return the DynamoDB attributes (camelCase, exact Decimals), without keys and Nones."""

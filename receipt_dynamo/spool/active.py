@@ -52,14 +52,19 @@ class ActiveSegment:
         self.dirty = True
         if written == len(line):
             self.torn = False
-        elif line[written:] in RESTORABLE_ENDS:
-            # The record is there for every reader: refusing it would count it twice.
+        else:
+            self.note_cut(line, written)
+        return written
+
+    def note_cut(self, line: bytes, written: int) -> None:
+        """Note that a write took only a part of a line. Raises OSError, unless the record is there
+        for every reader: refusing it would count it twice."""
+        if line[written:] in RESTORABLE_ENDS:
             self.torn = True
         else:
             self.torn = self.torn or written > 0
             text = f"short write: {written} of {len(line)} bytes"
             raise OSError(errno.ENOSPC, text, str(self.path))
-        return written
 
     def end_line(self) -> None:
         """End a line that was cut short, so that a reader sees it. Raises OSError."""

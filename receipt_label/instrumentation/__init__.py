@@ -7,7 +7,7 @@ that returns a client of the same type.
 What such a module builds on:
 
 - ``calls.Instrument`` is one per wrapped client. ``instrument.begin(url=, service=, operation=,
-  request_model=)`` starts a ``Call`` (None while an outer instrument counts already).
+  request_model=)`` starts a ``Call``.
 - ``call.reply(response)`` records what the vendor sent, ``call.fail(error)`` that it failed. Both
   may be given ``metadata`` and ``http_status``; neither raises, whatever happens within.
 - ``calls.observe(method, begin, finish)`` wraps a bound method, sync or async, with these three.

@@ -67,15 +67,13 @@ class _BedrockRuntime(Twin):
         )(operation_name, api_params)
 
 
-def _begin(instrument: Instrument, client: Any, operation_name: str, params: Any) -> Call | None:
+def _begin(instrument: Instrument, client: Any, operation_name: str, params: Any) -> Call:
     model = model_of(params.get("modelId")) if isinstance(params, Mapping) else None
     region = client.meta.region_name or "us-east-1"
     url = (
         f"https://bedrock-runtime.{region}.amazonaws.com/model/{quote(model or '', safe='')}/"
         f"{_ACTIONS[operation_name]}"
     )
-    if instrument.begin() is None:
-        return None
     return _BedrockCall(instrument, url, "aws", None, model)
 
 

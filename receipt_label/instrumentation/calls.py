@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ __all__ = [
     "Call",
     "Finish",
     "Instrument",
-    "is_suppressed",
     "log_fault",
     "observe",
     "status_of",
@@ -35,13 +34,6 @@ __all__ = [
 
 _log = logging.getLogger("receipt_label.instrumentation")
 _MAX_FAULTS = 1000
-
-_suppressed: ContextVar[bool] = ContextVar("receipt_usage_suppressed", default=False)
-
-
-def is_suppressed() -> bool:
-    """Return whether an outer instrument counts what happens here."""
-    return _suppressed.get()
 
 
 class Instrument:
@@ -63,14 +55,12 @@ class Instrument:
         service: str | None = None,
         operation: str | None = None,
         request_model: object = None,
-    ) -> Call | None:
-        """Start a call now. None where an outer instrument counts what happens within.
+    ) -> Call:
+        """Start a call now.
 
         ``service`` and ``operation`` win over what the address and the reply say: give them where
         the client knows better.
         """
-        if _suppressed.get():
-            return None
         model = request_model if isinstance(request_model, str) else None
         return Call(self, url, service, operation, model)
 
@@ -213,8 +203,10 @@ def observe(method: Callable[..., Any], begin: Begin, finish: Finish | None = No
 
     ``begin(args, kwargs)`` starts the Call, or returns None to leave this one alone. ``finish(call,
     result)`` returns what the caller gets, by default the result, which is recorded. Neither can
-    disturb the caller: where it raises, the bare result is handed over and the fault logged. What
-    other instruments would record within the method is suppressed.
+    disturb the caller: where it raises, the bare result is handed over and the fault logged.
+
+    ``method`` is one that makes one request and no other of the SDK's goes through: each call of it
+    counts, also one that a hook makes within another.
     """
     if inspect.iscoroutinefunction(method):
 
@@ -223,15 +215,11 @@ def observe(method: Callable[..., Any], begin: Begin, finish: Finish | None = No
             call = _begun(begin, args, kwargs)
             if call is None:
                 return await method(*args, **kwargs)
-            token = _suppressed.set(True)
             try:
                 result = await method(*args, **kwargs)
             except BaseException as error:
                 call.fail(error, http_status=status_of(error))
                 raise
-            finally:
-                with suppress(ValueError):  # a coroutine that another context closes
-                    _suppressed.reset(token)
             return _finished(finish, call, result)
 
         return observed
@@ -241,14 +229,11 @@ def observe(method: Callable[..., Any], begin: Begin, finish: Finish | None = No
         call = _begun(begin, args, kwargs)
         if call is None:
             return method(*args, **kwargs)
-        token = _suppressed.set(True)
         try:
             result = method(*args, **kwargs)
         except BaseException as error:
             call.fail(error, http_status=status_of(error))
             raise
-        finally:
-            _suppressed.reset(token)
         return _finished(finish, call, result)
 
     return observed_sync

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
@@ -252,7 +252,7 @@ class _Client(Twin):
 def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[..., Any]:
     """Return ``create`` as it is, with its failures recorded: once, however often it tried."""
 
-    def begin(kwargs: dict[str, Any]) -> Call | None:
+    def begin(kwargs: dict[str, Any]) -> Call:
         model = kwargs.get("model") or kwargs.get("agent")
         return instrument.begin(service="google", operation="generate_content", request_model=model)
 
@@ -264,8 +264,7 @@ def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[...
             try:
                 return await create(*args, **kwargs)
             except BaseException as error:
-                if call is not None:
-                    call.fail(error, http_status=status_of(error))
+                call.fail(error, http_status=status_of(error))
                 raise
 
         return created
@@ -276,8 +275,7 @@ def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[...
         try:
             return create(*args, **kwargs)
         except BaseException as error:
-            if call is not None:
-                call.fail(error, http_status=status_of(error))
+            call.fail(error, http_status=status_of(error))
             raise
 
     return created_sync
@@ -305,7 +303,23 @@ def _begin_interaction(http: Any, request: Any) -> Call | None:
     if request.method != "POST" or not request.url.path.endswith("/interactions"):
         return None
     model = msgspec.json.decode(request.content).get("model")
-    return instrument.begin(url=url, service="google", request_model=model)
+    asked = model if isinstance(model, str) else None
+    return _Interaction(instrument, url, "google", None, asked)
+
+
+class _Interaction(Call):
+    """A request for an interaction. Whether it failed is for ``create`` to say: it tries again."""
+
+    __slots__ = ()
+
+    def fail(
+        self,
+        error: BaseException,
+        *,
+        http_status: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record nothing."""
 
 
 def _received(call: Call, response: Any) -> Any:

@@ -125,11 +125,21 @@ class _Client(Twin):
 
     def _request(self, url: str, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a request; what is tried again calls this again, which the outermost counts."""
+        send: Any = super()._request  # type: ignore[misc]  # of googlemaps' class, beneath this one
+        if _is_retry(*args, **kwargs):
+            return send(url, params, *args, **kwargs)
         return observe(
-            super()._request,  # type: ignore[misc]  # of googlemaps' class, beneath this one
+            send,
             lambda args, kwargs: _begin(self, url, params),
             _answered,
         )(url, params, *args, **kwargs)
+
+
+def _is_retry(
+    first_request_time: object = None, retry_counter: object = 0, *_args: object, **_kwargs: object
+) -> bool:
+    """Whether these arguments, behind address and parameters, are those of another attempt."""
+    return bool(retry_counter)
 
 
 class _Request(Call):
@@ -158,9 +168,7 @@ def _begin(client: Any, url: str, params: Any) -> Call | None:
     extra = getattr(client, "_extra_params", None) or {}
     sku = sku_of(url, {**dict(params), **dict(extra)})
     instrument: Instrument = state_of(client)
-    if sku is None or instrument.begin() is None:
-        return None
-    return _Request(instrument, sku)
+    return None if sku is None else _Request(instrument, sku)
 
 
 class HTTPError(Exception):

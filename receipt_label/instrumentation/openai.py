@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Final
 
 from receipt_label.instrumentation.calls import Instrument
-from receipt_label.instrumentation.event_log import EventLog, body_of
+from receipt_label.instrumentation.event_log import BodyLog, EventLog, body_of, is_event_stream
 from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.instrumentation.stainless import Dialect, Exchange, wrap_stainless
 from receipt_label.usage.reply import Skipped
@@ -35,7 +36,7 @@ class _OpenAI(Dialect):
     """
 
     def __init__(self, *, include_usage: bool) -> None:
-        self._include_usage = include_usage
+        self.prepares = include_usage
         self._created: dict[str, Context | None] = {}
         """Background responses of this client; None once recorded. Each access is atomic."""
 
@@ -49,7 +50,7 @@ class _OpenAI(Dialect):
 
     def prepare(self, exchange: Exchange, options: Any) -> Any:
         """Ask for the usage of a stream that would not tell it, where the user wants that."""
-        if not self._include_usage or not isinstance(options.json_data, Mapping):
+        if not isinstance(options.json_data, Mapping):
             return options
         extra = getattr(options, "extra_json", None)  # the caller's extra_body: it wins
         body = {**options.json_data, **extra} if isinstance(extra, Mapping) else options.json_data
@@ -72,42 +73,77 @@ class _OpenAI(Dialect):
             if _RETRIEVED.search(exchange.address):
                 self._retrieved(exchange, response, metadata)
             return True
-        created = exchange.address.endswith("/responses") and response.is_closed
-        if created and _BACKGROUND.search(response.content):
-            body = body_of(response.content)
-            if isinstance(body, Mapping) and body.get("status") in _UNFINISHED:
-                self._remember(str(body.get("id")), copy_context())
-        return False
+        if not exchange.address.endswith("/responses"):
+            return False
+        if response.is_closed:
+            if _BACKGROUND.search(response.content):
+                self._note_creation(body_of(response.content), copy_context())
+            return False
+        if is_event_stream(response.headers.get("content-type", "")):
+            return False
+        log = _SeenBody(partial(self._note_creation, context=copy_context()))
+        watch_response(exchange, response, log=log).metadata.update(metadata)
+        return True
+
+    def _note_creation(self, body: object, context: Context) -> object:
+        """Note whom a background response is for, while it is not complete; return its body."""
+        if (
+            isinstance(body, Mapping)
+            and body.get("background") is True
+            and body.get("status") in _UNFINISHED
+        ):
+            self._remember(str(body.get("id")), context)
+        return body
 
     def _retrieved(self, exchange: Exchange, response: Any, metadata: dict[str, Any]) -> None:
-        if not response.is_closed:
-            kind = response.headers.get("content-type", "")
-            if "event-stream" in kind:
-                watch_response(exchange, response, log=_BackgroundLog())
-            return
-        body = body_of(response.content)
+        take = partial(self._fetched, exchange, str(response.url), metadata)
+        if response.is_closed:
+            take(body_of(response.content))
+        elif is_event_stream(response.headers.get("content-type", "")):
+            watch_response(exchange, response, log=_BackgroundLog())
+        else:
+            watch_response(exchange, response, log=_SeenBody(take))
+
+    def _fetched(
+        self, exchange: Exchange, url: str, metadata: dict[str, Any], body: object
+    ) -> Skipped:
+        """Record a background response that is complete, for whom it was created; what was fetched
+        is no call itself."""
+        fetched = Skipped("not_usage", "fetched")
         if not isinstance(body, Mapping) or body.get("background") is not True:
-            return
+            return fetched
         if body.get("status") in _UNFINISHED:
-            return
+            return fetched
         name = str(body.get("id"))
         context = self._created.get(name, copy_context())
-        if context is None:
-            return
-        self._remember(name, None)
-        exchange.operation = "chat"
-        context.copy().run(
-            exchange.reply,
-            body,
-            url=str(response.url),
-            latency_ms=_duration_ms(body),
-            metadata=metadata,
-        )
+        if context is not None:
+            self._remember(name, None)
+            exchange.operation = "chat"
+            context.copy().run(
+                exchange.reply,
+                body,
+                url=url,
+                latency_ms=_duration_ms(body),
+                metadata=metadata,
+            )
+        return fetched
 
     def _remember(self, name: str, context: Context | None) -> None:
         self._created[name] = context
         if len(self._created) > _REMEMBERED:
             self._created.pop(next(iter(tuple(self._created))), None)
+
+
+class _SeenBody(BodyLog):
+    """A JSON body that its owner reads bit by bit, shown to somebody once it is read."""
+
+    def __init__(self, see: Callable[[object], object]) -> None:
+        super().__init__()
+        self._see = see
+
+    def reply(self) -> object:
+        """Return what is made of the body."""
+        return self._see(super().reply())
 
 
 class _BackgroundLog(EventLog):

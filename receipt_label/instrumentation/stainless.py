@@ -16,17 +16,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from types import MethodType
 from typing import Any, NamedTuple
 
 from receipt_label.instrumentation.calls import (
     Call,
     Instrument,
-    is_suppressed,
     log_fault,
     status_of,
 )
 from receipt_label.instrumentation.event_log import EventLog, body_of, is_event_stream
 from receipt_label.instrumentation.http_streams import watch_response
+from receipt_label.instrumentation.twins import CopyOf
+from receipt_label.reply_metric import MIN_ID_CHARACTERS
 from receipt_label.usage.address import locate
 from receipt_label.usage.quick import QuickReader, quick_reader
 
@@ -37,17 +39,18 @@ _in_progress: ContextVar[Exchange | None] = ContextVar("receipt_usage_exchange",
 
 _OURS = "_receipt_usage_hook"
 _VARIANTS = ("with_raw_response", "with_streaming_response")
-_HOOKED = ("request", "_process_response", "copy", "with_options")
+_HOOKED = ("request", "_process_response", "copy", "with_options", "__reduce_ex__")
 
 
 class Exchange(Call):
     """One ``client.request``, from its start to the last of its answers.
 
     ``address`` is what the SDK was asked for; ``fetches``: by a GET, which makes nothing new.
-    ``quick`` reads its whole answer the short way, where there is one.
+    ``quick`` reads its whole answer the short way, where there is one. ``known``: it is recorded
+    under an id of the vendor's, by which whatever is made of it is told.
     """
 
-    __slots__ = ("address", "answered", "fetches", "hide_usage", "quick")
+    __slots__ = ("address", "answered", "fetches", "hide_usage", "known", "quick")
 
     def __init__(
         self, instrument: Instrument, route: Route, service: str | None, model: str | None
@@ -61,8 +64,7 @@ class Exchange(Call):
         self.started = instrument.clock()
         self.fetches = route.fetches
         self.quick = route.quick
-        self.answered = False
-        self.hide_usage = False
+        self.answered = self.known = self.hide_usage = False
 
 
 class Route(NamedTuple):
@@ -82,11 +84,17 @@ def _route(base: str, method: str, path: str, service: str | None) -> Route:
     where = locate(url)
     fetches = method.upper() == "GET"
     watched = where.never_billed is None and (fetches or where.operation is not None)
-    return Route(url, where.operation, fetches, watched, quick_reader(url, service))
+    quick = None if fetches else quick_reader(url, service)
+    return Route(url, where.operation, fetches, watched, quick)
 
 
 class Dialect:
-    """What one vendor's SDK does its own way. The default suits any."""
+    """What one vendor's SDK does its own way. The default suits any.
+
+    ``prepares``: whether it may change a request.
+    """
+
+    prepares = False
 
     def rewrites(self, client: Any) -> bool:
         """Return whether a request goes elsewhere than to base URL and path (Azure, Bedrock)."""
@@ -126,6 +134,12 @@ def _shallow_copy(client: Any) -> Any:
     for name, value in list(vars(own).items()):
         if name in _HOOKED and getattr(value, _OURS, False):
             del own.__dict__[name]
+        elif isinstance(value, MethodType):  # kept by a subclass of the user's
+            owner: Any = value.__self__
+            if owner is client:
+                own.__dict__[name] = MethodType(value.__func__, own)
+            elif getattr(owner, "_client", None) is client:
+                own.__dict__[name] = MethodType(value.__func__, type(owner)(own))
         elif name in _VARIANTS or getattr(value, "_client", None) is client:
             if isinstance(inspect.getattr_static(kind, name, None), functools.cached_property):
                 del own.__dict__[name]
@@ -145,6 +159,7 @@ def _hooked(client: Any, instrument: Instrument, dialect: Dialect) -> Any:
         "_process_response": hooks.async_process() if asynchronous else hooks.sync_process(),
         "copy": hooks.copying(client.copy),
         "with_options": hooks.copying(client.with_options),
+        "__reduce_ex__": hooks.reducing(client),
     }
     for hook in own.values():
         setattr(hook, _OURS, True)
@@ -167,22 +182,23 @@ class _Hooks:
 
     def sync_request(self) -> Callable[..., Any]:
         """Return ``request``: times the exchange, and records it where it fails."""
+        begin, send, prepares = self._begin, self._request, self._dialect.prepares
 
         @functools.wraps(self._request)
         def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = self._begin(options)
-            if exchange is not None:
+            exchange = begin(options)
+            if prepares and exchange is not None:
                 options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
-                result = self._request(cast_to, options, *args, **kwargs)
+                result = send(cast_to, options, *args, **kwargs)
             except BaseException as error:
                 if exchange is not None:
                     self._failed(exchange, error)
                 raise
             finally:
                 _in_progress.reset(token)
-            if exchange is not None and exchange.answered:
+            if exchange is not None and exchange.answered and not exchange.known:
                 exchange.made(result)
             return result
 
@@ -190,15 +206,16 @@ class _Hooks:
 
     def async_request(self) -> Callable[..., Any]:
         """Return ``request``: times the exchange, and records it where it fails."""
+        begin, send, prepares = self._begin, self._request, self._dialect.prepares
 
         @functools.wraps(self._request)
         async def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = self._begin(options)
-            if exchange is not None:
+            exchange = begin(options)
+            if prepares and exchange is not None:
                 options = self._prepared(exchange, options)
             token = _in_progress.set(exchange)
             try:
-                result = await self._request(cast_to, options, *args, **kwargs)
+                result = await send(cast_to, options, *args, **kwargs)
             except BaseException as error:
                 if exchange is not None:
                     self._failed(exchange, error)
@@ -206,7 +223,7 @@ class _Hooks:
             finally:
                 with suppress(ValueError):  # a coroutine that another context closes
                     _in_progress.reset(token)
-            if exchange is not None and exchange.answered:
+            if exchange is not None and exchange.answered and not exchange.known:
                 exchange.made(result)
             return result
 
@@ -215,20 +232,24 @@ class _Hooks:
     def sync_process(self) -> Callable[..., Any]:
         """Return ``_process_response``: records the answer, then lets the SDK make of it."""
 
-        @functools.wraps(self._process)
+        answered, make = self._answered, self._process
+
+        @functools.wraps(make)
         def process(*args: Any, **kwargs: Any) -> Any:
-            self._answered(kwargs)
-            return self._process(*args, **kwargs)
+            answered(kwargs)
+            return make(*args, **kwargs)
 
         return process
 
     def async_process(self) -> Callable[..., Any]:
         """Return ``_process_response``: records the answer, then lets the SDK make of it."""
 
-        @functools.wraps(self._process)
+        answered, make = self._answered, self._process
+
+        @functools.wraps(make)
         async def process(*args: Any, **kwargs: Any) -> Any:
-            self._answered(kwargs)
-            return await self._process(*args, **kwargs)
+            answered(kwargs)
+            return await make(*args, **kwargs)
 
         return process
 
@@ -241,13 +262,28 @@ class _Hooks:
 
         return copied
 
+    def reducing(self, client: Any) -> Callable[..., Any]:
+        """Return what ``copy.copy`` asks of the client: its copy is wrapped as it is, and makes its
+        own requests. What cannot be copied deeply, or pickled, cannot be so here."""
+
+        def reduce_ex(protocol: Any) -> Any:
+            state = {
+                name: value
+                for name, value in client.__dict__.items()
+                if name not in _HOOKED or not getattr(value, _OURS, False)
+            }
+            wrap = functools.partial(_hooked, instrument=self._instrument, dialect=self._dialect)
+            return CopyOf(type(client), wrap), (), state
+
+        return reduce_ex
+
     def _begin(self, options: Any) -> Exchange | None:
         try:
             base = self._client.base_url
             if base is not self._base[0]:  # as text it takes longer than all the rest of this
                 self._base = base, str(base)
             route = _route(self._base[1], options.method, options.url, self._service)
-            if not route.watched or is_suppressed():
+            if not route.watched:
                 return None
             body = options.json_data
             is_mapping = type(body) is dict or isinstance(body, Mapping)
@@ -294,28 +330,44 @@ class _Hooks:
             if exchange is None or response is None or response.status_code >= _REFUSED:
                 return
             exchange.answered = True
-            metadata = _attempts(arguments.get("retries_taken"))
-            if self._dialect.answered(exchange, response, metadata) or exchange.fetches:
-                return
-            if not response.is_closed:
-                record = watch_response(exchange, response, hide_usage=exchange.hide_usage)
-                record.metadata.update(metadata)
-                return
-            content = response.content
-            reply: object = None
-            if exchange.quick is not None:
-                reply = exchange.quick(content, exchange.request_model)
-            if reply is None:
-                reply = content if _has_events(response, content) else body_of(content)
-            exchange.reply(
-                reply,
-                url=str(response.url) if self._rewrites else None,
-                metadata=metadata,
-            )
-            if exchange.hide_usage and reply is content:
-                _hide_usage(response)
+            retries = arguments.get("retries_taken")
+            quick = exchange.quick
+            if quick is not None and response.is_closed:
+                reply = quick(response.content, exchange.request_model)
+                if reply is not None:
+                    exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
+                    instrument = exchange.instrument
+                    if retries:
+                        exchange.reply(reply, metadata=_attempts(retries))
+                    else:  # what that does, in place; the latency is ``elapsed_ms``
+                        seconds = instrument.clock() - exchange.started
+                        instrument.tracker.record_quick_reply(
+                            reply, int(seconds * 1e6 + 0.5) / 1000
+                        )
+                    return
+            self._answered_otherwise(exchange, response, _attempts(retries))
         except Exception as fault:
             log_fault(fault)
+
+    def _answered_otherwise(
+        self, exchange: Exchange, response: Any, metadata: dict[str, Any]
+    ) -> None:
+        """Record an answer that is read the long way. Raises what it raises."""
+        if self._dialect.answered(exchange, response, metadata) or exchange.fetches:
+            return
+        if not response.is_closed:
+            record = watch_response(exchange, response, hide_usage=exchange.hide_usage)
+            record.metadata.update(metadata)
+            return
+        content = response.content
+        has_events = _has_events(response, content)
+        exchange.reply(
+            content if has_events else body_of(content),
+            url=str(response.url) if self._rewrites else None,
+            metadata=metadata,
+        )
+        if exchange.hide_usage and has_events:
+            _hide_usage(response)
 
 
 _REFUSED = 300

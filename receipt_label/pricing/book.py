@@ -146,6 +146,12 @@ class PriceBook:
                 )
             return refused("price_error")
 
+    def list_price_of(self, service: str, model: str) -> Quote | None:
+        """Return what alone bears on the price of a model that was priced before, where that is
+        genai-prices' list: such a price is of the source ``genai-prices``. Raises nothing."""
+        plan = self._plans.get((service, model))
+        return None if plan is None or plan.ruled else plan.quote
+
     def explain(
         self, model: str, service: str | None = None, at: datetime | None = None
     ) -> tuple[PriceEntry, ...]:

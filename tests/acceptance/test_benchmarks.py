@@ -18,7 +18,7 @@ ROWS = {
     "background": 3,
     "backlog": 7,
     "wire": 5,
-    "wrapping": 11,
+    "wrapping": 15,
     "arrival": 3,
     "durability": 5,
 }

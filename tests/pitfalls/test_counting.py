@@ -18,7 +18,6 @@ import pytest
 
 from receipt_dynamo import AIUsageMetric, Settings, UsageClient, open_usage_client
 from receipt_label import AIUsageTracker
-from receipt_label.instrumentation.calls import Instrument, observe
 from tests.support import make_metric
 from tests.support.vendor_calls import SAY
 from tests.support.vendor_server import VendorServer, recorded
@@ -77,36 +76,6 @@ def test_single_days_of_any_timezone_add_up_to_the_whole(
         found = run("report", "--by", "day", "--since", day, "--until", day, *at).json
         assert [(row["day"], row["calls"]) for row in found["rows"]] == [(day, calls)]
         assert found["total"]["calls"] == calls
-
-
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-def test_two_instruments_on_one_call_count_it_once(client: UsageClient, asynchronous: bool) -> None:
-    """Also where the reply has no id by which a store could tell (trouble 31)."""
-    instrument = Instrument(AIUsageTracker(client))
-
-    def ask() -> dict[str, Any]:
-        used = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        return {"object": "chat.completion", "model": "gpt-4o", "choices": [], "usage": used}
-
-    async def ask_async() -> dict[str, Any]:
-        return ask()
-
-    def observed(method: Any) -> Any:
-        return observe(method, lambda _args, _kwargs: instrument.begin())
-
-    inner = observed(ask_async if asynchronous else ask)
-
-    def helper() -> Any:
-        return inner()
-
-    async def helper_async() -> Any:
-        return await inner()
-
-    outer = observed(helper_async if asynchronous else helper)
-    for calls, call in enumerate([outer, inner, outer], 1):
-        result = asyncio.run(call()) if asynchronous else call()
-        assert result == ask()
-        assert sum(row.calls for row in client.summarize()) == calls
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])

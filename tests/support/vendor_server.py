@@ -235,6 +235,8 @@ class VendorServer:
         self.own_ids = own_ids
         self.requests: list[Asked] = []
         self._scripted: deque[Answer] = deque()
+        self.at: dict[str, Answer] = {}
+        """What every request gets whose path holds one of these."""
         self._released = threading.Event()
         self._count = 0
         self._lock = threading.Lock()
@@ -278,6 +280,9 @@ class VendorServer:
             number = self._count
             if self._scripted:
                 return self._scripted.popleft()
+        for part, always in self.at.items():
+            if part in asked.path:
+                return always
         model = asked.json.get("model") if isinstance(asked.json, dict) else None
         words = self.words(asked)
         answer = recorded(asked.path, stream=asked.stream, model=model, words=words)
@@ -295,6 +300,7 @@ class VendorServer:
         """Forget what was asked and scripted; answers hold again."""
         self.requests, self.own_ids = [], False
         self._scripted.clear()
+        self.at = {}
         self._released.set()  # let those go on that still wait
         self._released = threading.Event()
 

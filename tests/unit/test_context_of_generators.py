@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from receipt_dynamo import UsageClient
-from receipt_label import AIUsageTracker, wrap_context
+from receipt_label import AIUsageTracker, ai_usage_context, wrap_context
 from receipt_label.carry import _rebuild
 from receipt_label.context import current
 
@@ -175,3 +175,24 @@ def test_a_loop_that_ends_lets_an_asynchronous_generator_clean_up(
     asyncio.run(main())
     assert done == ["cleaned up"]
     assert faults == []
+
+
+def test_a_scope_at_a_yield_is_its_reader_s_unless_the_generator_has_a_context_of_its_own(
+    tracker: AIUsageTracker,
+) -> None:
+    """What docs/contexts.md warns of, and its remedies."""
+
+    def rows() -> Iterator[str]:
+        with ai_usage_context("read", job_id="rows"):
+            yield "a"
+            yield "b"
+
+    def seen(generator: Iterator[str]) -> list[str | None]:
+        return [current().get("job_id") for _ in generator]
+
+    assert seen(rows()) == ["rows", "rows"]
+    assert seen(wrap_context(rows)()) == [None, None]
+    assert seen(tracker.track(rows)()) == [None, None]
+    with tracker.context(job_id="outer"):
+        assert seen(wrap_context(rows)()) == ["outer", "outer"]
+        assert current()["job_id"] == "outer"

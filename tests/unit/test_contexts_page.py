@@ -17,8 +17,8 @@ def test_the_examples_run_as_they_stand() -> None:
         exec(compile(example, f"{PAGE.name}, example {number}", "exec"), names)  # noqa: S102
     with names["tracker"] as tracker:
         metrics = [metric for metric in tracker.client.query() if metric.api_calls]
-    assert len(EXAMPLES) == 7
-    assert len(metrics) == 10
+    assert len(EXAMPLES) == 9
+    assert len(metrics) == 12
     assert {metric.service for metric in metrics} == {"openai"}
     jobs = [metric.metadata.get("operation_type") for metric in metrics if metric.job_id]
-    assert sorted(jobs) == ["batch_processing", *["label"] * 3, "label_batch"]
+    assert sorted(jobs) == ["batch_processing", *["label"] * 3, "label_batch", "read"]

@@ -93,6 +93,23 @@ def test_a_reply_recorded_again_without_its_address_counts_once(
     assert sorted(call.service for call in calls(client)) == sorted([service, "openai"])
 
 
+def test_a_reply_recorded_again_keeps_its_latency_unless_another_is_given(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """By whomever: by hand, by an operation that takes it out. Another reply has none."""
+    tracker.record_response(chat(), latency_ms=812.5)
+    tracker.record_response(chat(), job_id="later")
+    assert [(call.latency_ms, call.job_id) for call in calls(client)] == [(812.5, "later")]
+    with tracker.track("label"):
+        tracker.track("inner", reply=lambda result: result)(
+            lambda: (tracker.record(service="s", model="m", operation="o"), chat())[1]
+        )()
+    tracker.record_response(chat("chatcmpl-another-0123456789"))
+    assert {call.latency_ms for call in calls(client)} == {812.5, None}
+    tracker.record_response(chat(), latency_ms=3)
+    assert {call.latency_ms for call in calls(client)} == {3.0, None}
+
+
 def test_a_long_id_is_compared_as_it_is_kept(tracker: AIUsageTracker, client: UsageClient) -> None:
     """A metric keeps 256 characters of it: recorded within, also by another tracker."""
     other = AIUsageTracker(client, strict=True)
@@ -113,7 +130,9 @@ def test_what_is_known_is_bounded() -> None:
     fields: dict[str, Any] = {"service": "s", "model": "m", "operation": "o"}
     replies = [Reply(**fields, response_id=f"{n:030}") for n in range(2 * REMEMBERED_REPLIES + 1)]
     for one in replies:
-        known.note(one)
+        known.note(one, 1.5)
+    assert known.latency_of(replies[-1]) == known.latency_of(replies[-REMEMBERED_REPLIES]) == 1.5
+    assert known.latency_of(replies[0]) is None
     assert known.service_of(replies[-1]) == known.service_of(replies[-REMEMBERED_REPLIES]) == "s"
     assert known.service_of(replies[0]) is None
 

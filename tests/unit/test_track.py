@@ -9,6 +9,7 @@ import inspect
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from typing import Any
 
@@ -475,6 +476,113 @@ def test_one_tracked_object_serves_many_blocks_at_once(
             assert metric.job_id == metric.request_id[:-2]
     assert len(metrics) == 200 * 4 + 8 * 25 * 2
     assert dict(current()) == {}
+
+
+def test_two_blocks_of_one_tracked_object_end_in_any_order(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """Two generators read in turns: the one that was begun first ends first, as itself."""
+    shared = tracker.track("shared")
+
+    def work(name: str, items: int) -> Iterator[None]:
+        with shared as operation:
+            operation.metadata["name"] = name
+            record(tracker, request_id=name)
+            for _ in range(items):
+                yield
+
+    first, second = work("first", 1), work("second", 2)
+    next(first)
+    next(second)
+    assert list(first) == []
+    (ended,) = [metric for metric in client.query() if metric.service == "action"]
+    assert ended.metadata["name"] == "first"
+    list(second)
+    names = {m.request_id: m.metadata.get("name") for m in client.query() if m.service == "action"}
+    within = [metric for metric in client.query() if metric.service == "openai"]
+    assert {names[m.metadata["operation_id"]]: m.request_id for m in within} == {
+        "first": "first",
+        "second": "second",
+    }
+
+
+def test_blocks_that_a_stack_of_contexts_opens_are_told_by_their_tasks(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """An ExitStack begins and ends them in functions of its own, which are gone by then."""
+    shared = tracker.track("shared")
+
+    async def task(n: int) -> None:
+        with ExitStack() as stack:
+            operation = stack.enter_context(shared)
+            operation.metadata["n"] = n
+            await asyncio.sleep(0)
+            record(tracker, request_id=f"call-{n}")
+            if n % 2:
+                await asyncio.sleep(0)
+
+    async def tasks() -> None:
+        await asyncio.gather(*(task(n) for n in range(20)))
+
+    asyncio.run(tasks())
+    names = {m.request_id: m.metadata.get("n") for m in client.query() if m.service == "action"}
+    within = [metric for metric in client.query() if metric.service == "openai"]
+    assert len(within) == 20
+    for metric in within:
+        assert metric.request_id == f"call-{names[metric.metadata['operation_id']]}"
+
+
+def test_a_dropped_generator_ends_its_block(tracker: AIUsageTracker, client: UsageClient) -> None:
+    """At once, as before: that its frame is held does not keep it alive."""
+    shared = tracker.track("shared")
+
+    def work() -> Iterator[None]:
+        with shared:
+            yield
+
+    generator = work()
+    next(generator)
+    del generator
+    assert only(client).status == "partial"
+    assert shared._open == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["with", "async with"])
+def test_blocks_that_other_tasks_end_keep_their_own_data(
+    tracker: AIUsageTracker, client: UsageClient, asynchronous: bool
+) -> None:
+    """Two streams of one service, each begun by one task and read to its end by another."""
+    shared = tracker.track("shared")
+
+    async def stream(name: str) -> AsyncIterator[None]:
+        if asynchronous:
+            async with shared as operation:
+                operation.metadata["name"] = name
+                yield
+        else:
+            with shared as operation:
+                operation.metadata["name"] = name
+                yield
+
+    async def begin(one: Any) -> None:
+        await anext(one)
+
+    async def finish(one: Any, failure: bool) -> None:
+        with suppress(StopAsyncIteration, ValueError):
+            await (one.athrow(ValueError()) if failure else anext(one))
+
+    async def run() -> None:
+        first, second = stream("first"), stream("second")
+        await asyncio.create_task(begin(first))
+        await asyncio.create_task(begin(second))
+        await asyncio.create_task(finish(first, True))
+        await asyncio.create_task(finish(second, False))
+
+    asyncio.run(run())
+    assert {m.metadata["name"]: m.status for m in client.query()} == {
+        "first": "aborted",
+        "second": "complete",
+    }
 
 
 def test_a_block_that_another_task_ends_is_recorded_and_disturbs_nobody(

@@ -333,3 +333,23 @@ def test_times_given_to_replies_are_kept_for_the_last_4096(tracker: AIUsageTrack
     assert times.of(replies[-1], later) == NOON + timedelta(seconds=4096)
     assert times.of(replies[0], later) == later
     assert len(times._times) == 4096
+
+
+def test_metadata_and_variants_of_defaults_contexts_and_calls_are_merged_key_by_key(
+    client: UsageClient,
+) -> None:
+    """The nearest wins for a key that several of them name; none loses the others'."""
+    tracker = AIUsageTracker(
+        client,
+        strict=True,
+        defaults={"metadata": {"a": 1, "b": 1}, "price_context": {"service_tier": "priority"}},
+    )
+    call: dict[str, Any] = {"service": "openai", "model": "gpt-4o", "operation": "chat"}
+    with tracker.context(metadata={"b": 2, "c": 2}, price_context={"processing": "batch"}):
+        tracker.record(**call, input_tokens=1000, output_tokens=0, metadata={"c": 3})
+    tracker.record(**call, input_tokens=1000, output_tokens=0)
+    within, plain = sorted(client.query(), key=lambda metric: -len(metric.metadata))
+    assert dict(within.metadata) == {"a": 1, "b": 2, "c": 3}
+    assert dict(plain.metadata) == {"a": 1, "b": 1}
+    assert plain.cost_usd is not None
+    assert within.cost_usd != plain.cost_usd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,7 +14,6 @@ import pytest
 
 from receipt_dynamo import UsageClient
 from receipt_label import AIUsageTracker, ContextThreadPoolExecutor
-from receipt_label.instrumentation.calls import Instrument, observe
 from tests.support.vendor_calls import SAY
 from tests.support.vendor_server import VendorServer, error, recorded, reply
 from tests.vendors.conftest import Make, Records
@@ -150,19 +150,81 @@ def test_a_request_that_is_no_call_within_a_call_leaves_its_record_alone(
     )
 
 
-def test_a_client_within_a_helper_that_counts_itself_counts_once(
-    make: Make, tracker: AIUsageTracker, records: Records
+def test_methods_that_a_subclass_keeps_are_those_of_the_wrapped_client(
+    server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
 ) -> None:
-    """The outer instrument has the call: the client inside leaves it alone (trouble 31)."""
-    outer = Instrument(tracker)
+    """Taken in ``__init__``, before it is wrapped; those of the bare one stay bare."""
+
+    class Kept(openai.OpenAI):
+        def __init__(self, **changes: Any) -> None:
+            super().__init__(**changes)
+            self.completions_of = self.chat.completions
+            self.create = self.chat.completions.create
+            self.send = self.post
+
+    server.own_ids = True
+    options: Any = {"model": "gpt-4o", "messages": SAY}
+    with make("OpenAI") as other:
+        bare = Kept(api_key="x", base_url=f"{server.url}/v1", http_client=other._client)
+        for client in (tracker.wrap(bare), tracker.wrap(tracker.wrap(bare))):
+            client.create(**options)
+            client.completions_of.create(**options)
+            client.send("/chat/completions", body=options, cast_to=dict)
+        bare.create(**options)
+        bare.send("/chat/completions", body=options, cast_to=dict)
+    assert len(records()) == 6
+
+
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used before"])
+def test_a_copy_of_a_wrapped_client_is_one_and_counts_once(
+    used: bool, kind: str, server: VendorServer, make: Make, tracker: AIUsageTracker
+) -> None:
+    """By ``copy.copy``: what is set on it, such as an address, holds for its own requests."""
+    server.own_ids = True
+    asynchronous = kind.startswith("Async")
+    bare = make(kind, default_headers={"x-name": "bare"})
+    wrapped = tracker.wrap(bare)
+    if used:
+        assert wrapped.chat.completions
+    for number, one in enumerate(
+        [copy.copy(wrapped), copy.copy(copy.copy(wrapped)), tracker.wrap(copy.copy(wrapped))], 1
+    ):
+        assert type(one) is type(bare)
+        one._custom_headers = {"x-name": "copy"}
+        answer = ask(one if not used else one.with_options(timeout=9), "gpt-4o")
+        if asynchronous:
+            asyncio.run(drive(answer, one))
+        assert server.requests[-1].headers["x-name"] == "copy"
+        assert tracker.client.health().recorded == number
+        if asynchronous:
+            break  # its connections went with their loop
+    if not asynchronous:
+        bare.close()
+
+
+async def drive(answer: Any, client: Any) -> None:
+    async with client:
+        await answer
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_a_reply_recorded_by_hand_as_well_keeps_the_latency_that_was_measured(
+    streamed: bool, make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """The later record replaces the first, with what only the wrapped client knows."""
     with tracker.wrap(make("OpenAI")) as client:
-
-        def helper() -> Any:
-            return ask(client, "gpt-4o")
-
-        observe(helper, lambda args, kwargs: outer.begin(operation="agent"))()
-        assert [record.operation for record in records()] == ["agent"]
-        assert tracker.client.health().recorded == 1
+        options = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
+        reply = ask(client, "gpt-4o", **options)
+        if streamed:
+            reply = list(reply)
+    (first,) = records()
+    tracker.record_response(reply, job_id="by hand")
+    (again,) = records(repeated=True)
+    assert first.latency_ms
+    assert (again.latency_ms, again.job_id) == (first.latency_ms, "by hand")
+    tracker.record_response(reply, latency_ms=7)
+    assert [record.latency_ms for record in records(repeated=True)] == [7.0]
 
 
 def test_middleware_of_the_sdk_runs_and_counts_once(

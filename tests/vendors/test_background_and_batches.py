@@ -71,6 +71,50 @@ def test_a_background_response_of_another_process_counts_when_it_is_fetched(
     assert record.input_tokens == 14
 
 
+def whole(response: Any) -> Any:
+    """Read a response that is read by its owner."""
+    with response as open_one:
+        return json.loads(open_one.read())
+
+
+@pytest.mark.parametrize("streamed", ["the fetch", "both"])
+def test_a_background_response_that_its_owner_reads_bit_by_bit_counts(
+    streamed: str,
+    server: VendorServer,
+    wrapped: openai.OpenAI,
+    tracker: AIUsageTracker,
+    records: Records,
+) -> None:
+    """Through ``with_streaming_response``: too early, then complete, twice; for its creator."""
+    server.script(reply(queued()), reply(queued()))
+    fields: Any = {"model": "gpt-5.6-sol", "input": "x", "extra_body": {"background": True}}
+    with tracker.context(job_id="creator"):
+        if streamed == "both":
+            whole(wrapped.responses.with_streaming_response.create(**fields))
+        else:
+            wrapped.responses.create(**fields)
+    with tracker.context(job_id="poller"):
+        for client in (wrapped.responses.with_streaming_response, wrapped.with_streaming_response):
+            retrieve = getattr(client, "responses", client).retrieve
+            whole(retrieve(BACKGROUND))
+            last = whole(retrieve(BACKGROUND))
+    assert last["status"] == "completed"
+    (record,) = records()
+    assert (record.response_id, record.job_id) == (BACKGROUND, "creator")
+    assert (record.input_tokens, record.output_tokens, record.latency_ms) == (14, 12, 2000.0)
+
+
+def test_a_fetch_that_is_not_read_to_its_end_is_no_call(
+    wrapped: openai.OpenAI, records: Records
+) -> None:
+    """Nothing is known of it then: whoever reads it counts it."""
+    with wrapped.responses.with_streaming_response.retrieve(BACKGROUND) as response:
+        assert response.status_code == 200
+    assert records() == []
+    whole(wrapped.responses.with_streaming_response.retrieve(BACKGROUND))
+    assert len(records()) == 1
+
+
 def test_what_was_counted_when_it_was_made_is_not_counted_when_it_is_fetched(
     server: VendorServer, wrapped: openai.OpenAI, tracker: AIUsageTracker, records: Records
 ) -> None:

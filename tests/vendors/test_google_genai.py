@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import inspect
 import json
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -617,3 +618,31 @@ def test_interactions_are_recorded(
         run(create(client))
     failed = [record for record in records() if record.error]
     assert [record.unpriced_reason for record in failed] == ["failed_call"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_an_interaction_that_reaches_nobody_fails_once(
+    asynchronous: bool, server: VendorServer, tracker: AIUsageTracker, run: Run, records: Records
+) -> None:
+    """However often the SDK tries: the request itself says nothing of how the call ends."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    options = http_options(server)
+    options.base_url = f"http://127.0.0.1:{port}"
+    bare = genai.Client(api_key="stand-in", http_options=options)
+    if not hasattr(bare, "interactions"):
+        pytest.skip("not in this version of google-genai")
+    client = tracker.wrap(bare)
+
+    async def create() -> None:
+        one: Any = client.aio if asynchronous else client
+        result = one.interactions.create(model="gemini-3-flash-preview", input="x")
+        if asynchronous:
+            await result
+
+    with pytest.raises(Exception, match="onnect"):
+        run(create())
+    (record,) = records()
+    assert (record.unpriced_reason, record.model) == ("failed_call", "gemini-3-flash-preview")
+    run(close(bare))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -265,6 +266,22 @@ def test_the_wrapped_client_is_a_client_and_the_bare_one_stays_bare(
     assert len(records()) == 1
     with pytest.raises(TypeError, match=r"pass a googlemaps\.Client"):
         tracker.wrap(googlemaps.exceptions.ApiError("x"))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_wrapped_client_counts_once(
+    copied: Callable[[Any], Any],
+    server: VendorServer,
+    tracker: AIUsageTracker,
+    client_of: Client,
+    records: Records,
+) -> None:
+    """As the bare one, it can be copied, deeply too."""
+    server.script(OK)
+    one = copied(tracker.wrap(client_of()))
+    one.geocode("x")
+    one.session.close()
+    assert [record.operation for record in records()] == ["geocode"]
 
 
 def test_extra_parameters_tell_the_sku_too(

@@ -1,0 +1,94 @@
+"""Calls that are alike: what their metrics share is worked out for the first of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from receipt_label.pricing.catalog import Fixed
+from receipt_label.reply_metric import MIN_ID_CHARACTERS
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from receipt_dynamo import AIUsageMetric
+    from receipt_label.pricing import PriceBook
+    from receipt_label.pricing.catalog import Quote
+    from receipt_label.pricing.tariff import Tariff
+    from receipt_label.usage.reply import Reply
+
+__all__ = ["AlikeCalls"]
+
+REMEMBERED_KINDS: Final = 256
+
+
+class _Kind(NamedTuple):
+    """What calls of a kind have in common: the fields of their context, one metric, the price."""
+
+    fields: Mapping[str, Any]
+    """Held for their id, which is no other's meanwhile."""
+    metric: AIUsageMetric
+    quote: Quote
+    tariff: Tariff | None
+    """Where it is the same at any time."""
+
+
+class AlikeCalls:
+    """The last metrics of a tracker, one for each kind of call: the next of a kind is made after
+    it, with a time, an identity, counts, a cost and a latency of its own.
+
+    For replies of a ``QuickReader`` alone: they differ in nothing else. Of one kind are calls in
+    the same context of the same service and model, asked for by the same name, that ended alike.
+    Thread-safe without a lock: each access is atomic, and what is remembered never changes.
+    """
+
+    def __init__(self, book: PriceBook) -> None:
+        self._book = book
+        self._kinds: dict[object, _Kind] = {}
+
+    def metric(
+        self, reply: Reply, time: datetime, fields: Mapping[str, Any], latency_ms: float
+    ) -> AIUsageMetric | None:
+        """Return the metric of a reply in the context of these ``fields``, as all the rest of this
+        package would make it; None where it is not like an earlier one. Raises nothing."""
+        usage, name = reply.usage, reply.response_id
+        ended = reply.metadata.get("finish_reason")
+        kind = self._kinds.get((id(fields), reply.service, reply.model, reply.request_model, ended))
+        if (
+            kind is None
+            or usage is None
+            or usage.details
+            or name is None
+            or len(name) < MIN_ID_CHARACTERS
+        ):
+            return None
+        _, like, quote, tariff = kind
+        try:
+            tariff = tariff or quote.at(time)
+            cost = None if tariff is None else tariff.charge(usage, 1)
+            if cost.__class__ is not Decimal:
+                return None
+            counts = (
+                usage.input_tokens,
+                usage.cached_input_tokens,
+                usage.cache_write_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+            )
+            return like.of_another_call(time, name, counts, cost, latency_ms)
+        except Exception:  # the long way says what is wrong, or does without it
+            return None
+
+    def note(self, reply: Reply, fields: Mapping[str, Any], metric: AIUsageMetric) -> None:
+        """Take note of the metric of a reply: others may be made after it. Raises nothing."""
+        quote = self._book.list_price_of(reply.service, reply.model)
+        if quote is None or metric.price_source != "genai-prices" or metric.usage_details:
+            return
+        if len(self._kinds) >= REMEMBERED_KINDS:
+            self._kinds = {}
+        ended = reply.metadata.get("finish_reason")
+        key = (id(fields), reply.service, reply.model, reply.request_model, ended)
+        self._kinds[key] = _Kind(
+            fields, metric, quote, quote.tariff if isinstance(quote, Fixed) else None
+        )
