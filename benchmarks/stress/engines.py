@@ -193,6 +193,7 @@ def _local(directory: Path) -> Iterator[Engine]:
     ready = directory / "ready"
     tool = Path(dynamodb_local.__file__)
     command = [sys.executable, str(tool), "serve", "--for", str(os.getpid()), "--ready", str(ready)]
+    command.append("--optimize")
     with _process(command, directory / "log") as process:
         _wait_for(ready.exists, process, directory / "log")
         yield Engine(f"DynamoDB Local ({dynamodb_local.PACKAGE})", ready.read_text())
