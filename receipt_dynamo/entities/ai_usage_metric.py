@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import product, repeat
 from operator import attrgetter
 from typing import Any
 
@@ -55,6 +56,17 @@ _ID_FIELDS = (
     "environment",
     "deployment_version",
 )
+_OF_A_CALL = (
+    *("timestamp", "request_id", "response_id"),
+    *("input_tokens", "cached_input_tokens", "cache_write_tokens"),
+    *("output_tokens", "reasoning_tokens", "total_tokens"),
+    *("cost_usd", "latency_ms"),
+)
+"""What differs between two plain calls for the same purpose."""
+
+_COUNTS = frozenset(product((int,), *[(int, type(None))] * 2, (int,), (int, type(None))))
+"""The types of its tokens: input, cached reads, cache writes, output, reasoning."""
+
 _ID_BYTES = 256
 _REQUEST_ID_BYTES = 512
 _NOTHING = FrozenDict()
@@ -168,37 +180,29 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
         """
         other: AIUsageMetric = _copy(self)
         sent, cached, written, made, reasoning = usage
-        force_setattr(other, "timestamp", timestamp)
-        force_setattr(other, "request_id", request_id)
-        force_setattr(other, "response_id", request_id)
-        force_setattr(other, "input_tokens", sent)
-        force_setattr(other, "output_tokens", made)
-        force_setattr(other, "cached_input_tokens", cached)
-        force_setattr(other, "cache_write_tokens", written)
-        force_setattr(other, "reasoning_tokens", reasoning)
-        force_setattr(other, "cost_usd", cost_usd)
-        force_setattr(other, "latency_ms", latency_ms)
+        counted = tuple(map(type, usage)) in _COUNTS
+        total = sent + made if counted else None  # type: ignore[operator]
+        values = (timestamp, request_id, request_id, *usage, total, cost_usd, latency_ms)
+        any(map(force_setattr, repeat(other), _OF_A_CALL, values))  # a loop without its bytecode
         most = checks.MAX_COUNT
         if (
-            self.cost_usd is None
-            or type(timestamp) is not datetime
-            or timestamp.tzinfo is not UTC
-            or type(request_id) is not str
-            or not (0 < len(request_id) <= _ID_BYTES and request_id.isascii())
-            or not type(sent) is type(made) is int
-            or not (0 <= sent <= most and 0 <= made <= most)
-            or not (cached is None or (type(cached) is int and 0 <= cached <= sent))
-            or not (written is None or (type(written) is int and 0 <= written <= sent))
-            or (cached is not None and written is not None and cached + written > sent)
-            or not (reasoning is None or (type(reasoning) is int and 0 <= reasoning <= made))
-            or type(latency_ms) is not float
-            or not 0 <= latency_ms <= most
-            or type(cost_usd) is not Decimal
-            or not (cost_usd.is_finite() and 0 < cost_usd <= most)
+            counted
+            and 0 <= (cached or 0) <= sent - (written or 0) <= sent <= most  # type: ignore[operator]
+            and 0 <= (reasoning or 0) <= made <= most  # type: ignore[operator]
+            and type(timestamp) is datetime
+            and timestamp.tzinfo is UTC
+            and type(request_id) is str
+            and 0 < len(request_id) <= _ID_BYTES
+            and request_id.isascii()
+            and type(latency_ms) is float
+            and 0 <= latency_ms <= most
+            and type(cost_usd) is Decimal
+            and cost_usd.is_finite()
+            and 0 < cost_usd <= most
+            and self.cost_usd is not None
         ):
-            return msgspec.structs.replace(other, total_tokens=None)  # looks at every field
-        force_setattr(other, "total_tokens", sent + made)
-        return other
+            return other
+        return msgspec.structs.replace(other, total_tokens=None)  # looks at every field
 
     def to_item(self) -> dict[str, Any]:
         """Return the DynamoDB attributes (camelCase, exact Decimals), without keys and Nones."""

@@ -74,13 +74,11 @@ def _begin(instrument: Instrument, client: Any, operation_name: str, params: Any
         f"https://bedrock-runtime.{region}.amazonaws.com/model/{quote(model or '', safe='')}/"
         f"{_ACTIONS[operation_name]}"
     )
-    return _BedrockCall(instrument, url, "aws", None, model)
+    return _BedrockCall(instrument, url, "aws", None, model, instrument.clock())
 
 
 class _BedrockCall(Call):
     """A call whose failure says more than its type."""
-
-    __slots__ = ()
 
     def fail(
         self,

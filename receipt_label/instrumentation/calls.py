@@ -62,31 +62,22 @@ class Instrument:
         the client knows better.
         """
         model = request_model if isinstance(request_model, str) else None
-        return Call(self, url, service, operation, model)
+        return Call(self, url, service, operation, model, self.clock())
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One call of an AI service. Made when it starts; what it came to is recorded by its methods.
 
     They raise nothing. A stream hands its ``Call`` on to a ``StreamRecord``, which sees to once.
+    ``started`` is by the instrument's clock. A struct, for one is made in C.
     """
 
-    __slots__ = ("instrument", "operation", "request_model", "service", "started", "url")
-
-    def __init__(
-        self,
-        instrument: Instrument,
-        url: str | None,
-        service: str | None,
-        operation: str | None,
-        request_model: str | None,
-    ) -> None:
-        self.instrument = instrument
-        self.url = url
-        self.service = service
-        self.operation = operation
-        self.request_model = request_model
-        self.started = instrument.clock()
+    instrument: Instrument
+    url: str | None
+    service: str | None
+    operation: str | None
+    request_model: str | None
+    started: float
 
     def elapsed_ms(self, until: float | None = None) -> float:
         """Return the milliseconds from the start of the call to ``until`` (seconds), or to now."""

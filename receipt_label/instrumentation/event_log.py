@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -24,6 +24,8 @@ __all__ = [
     "Log",
     "SilentLog",
     "body_of",
+    "has_events",
+    "hide_usage_of",
     "is_event_stream",
     "log_for",
 ]
@@ -305,3 +307,19 @@ def is_event_stream(content_type: str) -> bool:
 
 def _kind_of(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
+
+
+_EVENT_STARTS = (b"data:", b"event:")
+
+
+def has_events(response: Any, content: bytes) -> bool:
+    """Return whether a body is a stream of events, if need be one that is not said to be."""
+    told = response.headers.get("content-type", "")
+    return is_event_stream(told) or content.startswith(_EVENT_STARTS)
+
+
+def hide_usage_of(response: Any) -> None:
+    """Leave OpenAI's extra chunk out of a stream that a hook, a cache or a mock read already."""
+    log = EventLog(hide_usage=True)
+    response._content = log.feed(response.content) + log.rest()  # noqa: SLF001 - where httpx keeps it
+    response.__dict__.pop("_text", None)  # made of the content, on demand

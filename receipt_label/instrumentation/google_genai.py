@@ -304,13 +304,11 @@ def _begin_interaction(http: Any, request: Any) -> Call | None:
         return None
     model = msgspec.json.decode(request.content).get("model")
     asked = model if isinstance(model, str) else None
-    return _Interaction(instrument, url, "google", None, asked)
+    return _Interaction(instrument, url, "google", None, asked, instrument.clock())
 
 
 class _Interaction(Call):
     """A request for an interaction. Whether it failed is for ``create`` to say: it tries again."""
-
-    __slots__ = ()
 
     def fail(
         self,

@@ -145,11 +145,7 @@ def _is_retry(
 class _Request(Call):
     """A request that has a SKU."""
 
-    __slots__ = ("sku",)
-
-    def __init__(self, instrument: Instrument, sku: Sku) -> None:
-        super().__init__(instrument, None, SERVICE, sku.operation, sku.model)
-        self.sku = sku
+    sku: Sku
 
     def fail(
         self,
@@ -168,7 +164,9 @@ def _begin(client: Any, url: str, params: Any) -> Call | None:
     extra = getattr(client, "_extra_params", None) or {}
     sku = sku_of(url, {**dict(params), **dict(extra)})
     instrument: Instrument = state_of(client)
-    return None if sku is None else _Request(instrument, sku)
+    if sku is None:
+        return None
+    return _Request(instrument, None, SERVICE, sku.operation, sku.model, instrument.clock(), sku)
 
 
 class HTTPError(Exception):

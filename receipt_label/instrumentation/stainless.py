@@ -25,12 +25,13 @@ from receipt_label.instrumentation.calls import (
     log_fault,
     status_of,
 )
-from receipt_label.instrumentation.event_log import EventLog, body_of, is_event_stream
+from receipt_label.instrumentation.event_log import body_of, has_events, hide_usage_of
 from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.instrumentation.twins import CopyOf
 from receipt_label.reply_metric import MIN_ID_CHARACTERS
 from receipt_label.usage.address import locate
 from receipt_label.usage.quick import QuickReader, quick_reader
+from receipt_label.usage.quick_object import ObjectReader, object_reader
 
 __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 
@@ -46,25 +47,17 @@ class Exchange(Call):
     """One ``client.request``, from its start to the last of its answers.
 
     ``address`` is what the SDK was asked for; ``fetches``: by a GET, which makes nothing new.
-    ``quick`` reads its whole answer the short way, where there is one. ``known``: it is recorded
-    under an id of the vendor's, by which whatever is made of it is told.
+    ``quick`` and ``read_object`` read its whole answer the short way, where there is one.
+    ``known``: it is recorded under an id of the vendor's, by which whatever is made of it is told.
     """
 
-    __slots__ = ("address", "answered", "fetches", "hide_usage", "known", "quick")
-
-    def __init__(
-        self, instrument: Instrument, route: Route, service: str | None, model: str | None
-    ) -> None:
-        # What Call does, in place: it is made for every request.
-        self.instrument = instrument
-        self.url = self.address = route.url
-        self.service = service
-        self.operation = route.operation
-        self.request_model = model
-        self.started = instrument.clock()
-        self.fetches = route.fetches
-        self.quick = route.quick
-        self.answered = self.known = self.hide_usage = False
+    address: str
+    fetches: bool
+    quick: QuickReader | None
+    read_object: ObjectReader | None
+    answered: bool = False
+    known: bool = False
+    hide_usage: bool = False
 
 
 class Route(NamedTuple):
@@ -75,6 +68,7 @@ class Route(NamedTuple):
     fetches: bool
     watched: bool
     quick: QuickReader | None
+    read_object: ObjectReader | None
 
 
 @functools.lru_cache(maxsize=512)
@@ -85,7 +79,7 @@ def _route(base: str, method: str, path: str, service: str | None) -> Route:
     fetches = method.upper() == "GET"
     watched = where.never_billed is None and (fetches or where.operation is not None)
     quick = None if fetches else quick_reader(url, service)
-    return Route(url, where.operation, fetches, watched, quick)
+    return Route(url, where.operation, fetches, watched, quick, object_reader(quick))
 
 
 class Dialect:
@@ -156,7 +150,7 @@ def _hooked(client: Any, instrument: Instrument, dialect: Dialect) -> Any:
     asynchronous = inspect.iscoroutinefunction(client.request)
     own: dict[str, Callable[..., Any]] = {
         "request": hooks.async_request() if asynchronous else hooks.sync_request(),
-        "_process_response": hooks.async_process() if asynchronous else hooks.sync_process(),
+        "_process_response": hooks.processing(asynchronous=asynchronous),
         "copy": hooks.copying(client.copy),
         "with_options": hooks.copying(client.with_options),
         "__reduce_ex__": hooks.reducing(client),
@@ -229,27 +223,43 @@ class _Hooks:
 
         return request
 
-    def sync_process(self) -> Callable[..., Any]:
-        """Return ``_process_response``: records the answer, then lets the SDK make of it."""
+    def processing(self, *, asynchronous: bool) -> Callable[..., Any]:
+        """Return ``_process_response``: lets the SDK make its object of an answer, and records it.
 
-        answered, make = self._answered, self._process
+        An answer of the commonest kind is read from that object; any other, and each of an
+        asynchronous client, whose object is yet to come, from its bytes.
+        """
+        make, answered, in_progress = self._process, self._answered, _in_progress.get
 
         @functools.wraps(make)
         def process(*args: Any, **kwargs: Any) -> Any:
-            answered(kwargs)
-            return make(*args, **kwargs)
-
-        return process
-
-    def async_process(self) -> Callable[..., Any]:
-        """Return ``_process_response``: records the answer, then lets the SDK make of it."""
-
-        answered, make = self._answered, self._process
-
-        @functools.wraps(make)
-        async def process(*args: Any, **kwargs: Any) -> Any:
-            answered(kwargs)
-            return await make(*args, **kwargs)
+            exchange = in_progress()
+            if exchange is None:
+                return make(*args, **kwargs)
+            instrument, read = exchange.instrument, exchange.read_object
+            ended = instrument.clock()
+            if asynchronous or read is None:
+                answered(exchange, kwargs, ended)
+                return make(*args, **kwargs)
+            try:
+                result = make(*args, **kwargs)
+            except BaseException:
+                answered(exchange, kwargs, ended)
+                raise
+            reply = read(result, exchange.request_model)
+            if reply is None or kwargs.get("retries_taken"):
+                answered(exchange, kwargs, ended)
+                return result
+            # What that does, in place: few functions, for their code is in no cache by now.
+            exchange.answered = True
+            exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
+            try:
+                instrument.tracker.record_quick_reply(
+                    reply, int((ended - exchange.started) * 1e6 + 0.5) / 1000
+                )
+            except Exception as fault:
+                log_fault(fault)
+            return result
 
         return process
 
@@ -289,7 +299,20 @@ class _Hooks:
             is_mapping = type(body) is dict or isinstance(body, Mapping)
             model = body.get("model") if is_mapping else None
             asked = model if isinstance(model, str) else None
-            return Exchange(self._instrument, route, self._service, asked)
+            url, operation, fetches, _, quick, read_object = route
+            instrument = self._instrument
+            return Exchange(
+                instrument,
+                url,
+                self._service,
+                operation,
+                asked,
+                instrument.clock(),
+                url,
+                fetches,
+                quick,
+                read_object,
+            )
         except Exception as fault:
             log_fault(fault)
             return None
@@ -322,28 +345,23 @@ class _Hooks:
                 return True
         return False
 
-    def _answered(self, arguments: Mapping[str, Any]) -> None:
+    def _answered(self, exchange: Exchange, arguments: Mapping[str, Any], ended: float) -> None:
         """Record an answer: now where it has been read, else as its owner reads it."""
-        exchange = _in_progress.get()
         try:
-            response = arguments.get("response")
-            if exchange is None or response is None or response.status_code >= _REFUSED:
+            response = arguments["response"]
+            if response.status_code >= _REFUSED:
                 return
             exchange.answered = True
-            retries = arguments.get("retries_taken")
-            quick = exchange.quick
+            retries, quick = arguments.get("retries_taken"), exchange.quick
             if quick is not None and response.is_closed:
                 reply = quick(response.content, exchange.request_model)
                 if reply is not None:
                     exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
-                    instrument = exchange.instrument
+                    latency_ms = exchange.elapsed_ms(ended)
                     if retries:
-                        exchange.reply(reply, metadata=_attempts(retries))
-                    else:  # what that does, in place; the latency is ``elapsed_ms``
-                        seconds = instrument.clock() - exchange.started
-                        instrument.tracker.record_quick_reply(
-                            reply, int(seconds * 1e6 + 0.5) / 1000
-                        )
+                        exchange.reply(reply, latency_ms=latency_ms, metadata=_attempts(retries))
+                    else:
+                        exchange.instrument.tracker.record_quick_reply(reply, latency_ms)
                     return
             self._answered_otherwise(exchange, response, _attempts(retries))
         except Exception as fault:
@@ -360,32 +378,19 @@ class _Hooks:
             record.metadata.update(metadata)
             return
         content = response.content
-        has_events = _has_events(response, content)
+        is_stream = has_events(response, content)
         exchange.reply(
-            content if has_events else body_of(content),
+            content if is_stream else body_of(content),
             url=str(response.url) if self._rewrites else None,
             metadata=metadata,
         )
-        if exchange.hide_usage and has_events:
-            _hide_usage(response)
+        if exchange.hide_usage and is_stream:
+            hide_usage_of(response)
 
 
 _REFUSED = 300
 _BUILDS = "_build_request"
-_EVENTS = (b"data:", b"event:")
 _RETRY_COUNT = "x-stainless-retry-count"
-
-
-def _has_events(response: Any, content: bytes) -> bool:
-    """Return whether a body is a stream of events, if need be one that is not said to be."""
-    return is_event_stream(response.headers.get("content-type", "")) or content.startswith(_EVENTS)
-
-
-def _hide_usage(response: Any) -> None:
-    """Leave OpenAI's extra chunk out of a stream that a hook, a cache or a mock read already."""
-    log = EventLog(hide_usage=True)
-    response._content = log.feed(response.content) + log.rest()  # noqa: SLF001 - where httpx keeps it
-    response.__dict__.pop("_text", None)  # made of the content, on demand
 
 
 def _attempts(retries: object) -> dict[str, Any]:
