@@ -1,6 +1,6 @@
 # make run    import a sample of real replies of AI services and report what they cost
 # make test   lint, types, import rules, tests with branch coverage
-# make stress  this library and its alternatives on a store that has a bad day (ten to thirteen minutes)
+# make stress  this library and its alternatives on a store that has a bad day (nine to ten minutes)
 # make storm  delivery to DynamoDB's own engine through faults, outages and kills (minutes)
 # make bench  what recording and a backlog cost, beside yardsticks of the same run
 # make goodput  what is delivered to a table that refuses some, simulated; ARGS=--write updates docs

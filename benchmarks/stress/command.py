@@ -1,6 +1,6 @@
 """Run the stress harness.
 
-    make stress                                          all that is compared, 10 to 13 minutes
+    make stress                                          all that is compared, 9 to 10 minutes
     receipt-usage stress --profile seed --html run.html  one profile, with a page
     receipt-usage stress --profile outage --contender put_item --json
     receipt-usage stress --profile soak --minutes 60
