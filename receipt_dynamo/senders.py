@@ -36,8 +36,8 @@ class _Worth:
     """How many senders are worth their threads: what one call waits, the calls of others can use.
 
     Where the answer comes sooner than the next batch is made, threads only hand the interpreter to
-    and fro between processors, which costs more than it brings. What counts is a short wait of
-    late: the longer ones waited for the interpreter, and one may have had work of its own.
+    and fro between processors, which costs more than it brings. What counts is the median of late:
+    one call may have waited for the interpreter, or have had work of its own.
     """
 
     def __init__(self, most: int) -> None:
@@ -51,8 +51,8 @@ class _Worth:
         Return whether more senders are worth it than before. For one thread at a time.
         """
         self._waits.append(max(0.0, took - worked) / worked if worked else inf)
-        short = sorted(self._waits)[len(self._waits) // 4]
-        before, self.senders = self.senders, int(min(self._most, 1 + short))
+        usual = sorted(self._waits)[len(self._waits) // 2]
+        before, self.senders = self.senders, int(min(self._most, 1 + usual))
         return self.senders > before
 
 

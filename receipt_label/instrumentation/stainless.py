@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from receipt_label.instrumentation.calls import (
     Call,
@@ -31,12 +31,13 @@ from receipt_label.instrumentation.twins import CopyOf
 from receipt_label.reply_metric import MIN_ID_CHARACTERS
 from receipt_label.usage.address import locate
 from receipt_label.usage.quick import QuickReader, quick_reader
-from receipt_label.usage.quick_object import ObjectReader, object_reader
+from receipt_label.usage.reply import Reply
 
 __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 
-# None also within a request that is no call: its answer is not that of one around it.
-_in_progress: ContextVar[Exchange | None] = ContextVar("receipt_usage_exchange", default=None)
+_ELSEWHERE: Final = object()
+# None within a request that is no call: its answer is not that of one around it.
+_in_progress: ContextVar[Any] = ContextVar("receipt_usage_exchange", default=_ELSEWHERE)
 
 _OURS = "_receipt_usage_hook"
 _VARIANTS = ("with_raw_response", "with_streaming_response")
@@ -47,14 +48,13 @@ class Exchange(Call):
     """One ``client.request``, from its start to the last of its answers.
 
     ``address`` is what the SDK was asked for; ``fetches``: by a GET, which makes nothing new.
-    ``quick`` and ``read_object`` read its whole answer the short way, where there is one.
-    ``known``: it is recorded under an id of the vendor's, by which whatever is made of it is told.
+    ``quick`` reads its whole answer the short way, where there is one. ``known``: it is recorded
+    under an id of the vendor's, by which whatever is made of it is told.
     """
 
     address: str
     fetches: bool
     quick: QuickReader | None
-    read_object: ObjectReader | None
     answered: bool = False
     known: bool = False
     hide_usage: bool = False
@@ -68,7 +68,6 @@ class Route(NamedTuple):
     fetches: bool
     watched: bool
     quick: QuickReader | None
-    read_object: ObjectReader | None
 
 
 @functools.lru_cache(maxsize=512)
@@ -79,7 +78,7 @@ def _route(base: str, method: str, path: str, service: str | None) -> Route:
     fetches = method.upper() == "GET"
     watched = where.never_billed is None and (fetches or where.operation is not None)
     quick = None if fetches else quick_reader(url, service)
-    return Route(url, where.operation, fetches, watched, quick, object_reader(quick))
+    return Route(url, where.operation, fetches, watched, quick)
 
 
 class Dialect:
@@ -150,7 +149,7 @@ def _hooked(client: Any, instrument: Instrument, dialect: Dialect) -> Any:
     asynchronous = inspect.iscoroutinefunction(client.request)
     own: dict[str, Callable[..., Any]] = {
         "request": hooks.async_request() if asynchronous else hooks.sync_request(),
-        "_process_response": hooks.processing(asynchronous=asynchronous),
+        "_process_response": hooks.processing(),
         "copy": hooks.copying(client.copy),
         "with_options": hooks.copying(client.with_options),
         "__reduce_ex__": hooks.reducing(client),
@@ -223,52 +222,60 @@ class _Hooks:
 
         return request
 
-    def processing(self, *, asynchronous: bool) -> Callable[..., Any]:
-        """Return ``_process_response``: lets the SDK make its object of an answer, and records it.
+    def processing(self) -> Callable[..., Any]:
+        """Return ``_process_response``: records the answer, then lets the SDK make of it.
 
-        An answer of the commonest kind is read from that object; any other, and each of an
-        asynchronous client, whose object is yet to come, from its bytes.
+        What it returns is awaited by an asynchronous client.
         """
         make, answered, in_progress = self._process, self._answered, _in_progress.get
 
         @functools.wraps(make)
         def process(*args: Any, **kwargs: Any) -> Any:
-            exchange = in_progress()
-            if exchange is None:
-                return make(*args, **kwargs)
-            instrument, read = exchange.instrument, exchange.read_object
-            ended = instrument.clock()
-            if asynchronous or read is None:
-                answered(exchange, kwargs, ended)
-                return make(*args, **kwargs)
+            # A whole answer of the common kind is read and recorded here: few functions, for their
+            # code is in no cache when a call comes back.
             try:
-                result = make(*args, **kwargs)
-            except BaseException:
-                answered(exchange, kwargs, ended)
-                raise
-            reply = read(result, exchange.request_model)
-            if reply is None or kwargs.get("retries_taken"):
-                answered(exchange, kwargs, ended)
-                return result
-            # What that does, in place: few functions, for their code is in no cache by now.
-            exchange.answered = True
-            exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
-            try:
-                instrument.tracker.record_quick_reply(
-                    reply, int((ended - exchange.started) * 1e6 + 0.5) / 1000
-                )
+                exchange = in_progress()
+                if exchange is _ELSEWHERE:
+                    exchange = self._begun_elsewhere(kwargs)
+                if exchange is not None:
+                    response, quick = kwargs["response"], exchange.quick
+                    reply = None
+                    if quick is not None and response.status_code < _REFUSED and response.is_closed:
+                        reply = quick(response.content, exchange.request_model)
+                    if reply is None or kwargs.get("retries_taken"):
+                        answered(exchange, response, reply, kwargs.get("retries_taken"))
+                    else:
+                        exchange.answered = True
+                        exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
+                        instrument = exchange.instrument
+                        seconds = instrument.clock() - exchange.started
+                        instrument.tracker.record_quick_reply(
+                            reply, int(seconds * 1e6 + 0.5) / 1000
+                        )
             except Exception as fault:
                 log_fault(fault)
-            return result
+            return make(*args, **kwargs)
 
         return process
+
+    def _begun_elsewhere(self, arguments: Mapping[str, Any]) -> Exchange | None:
+        """Return the exchange of an answer that comes in another thread than its request was made
+        in, as a middleware of the user's may have it. It is as old as the HTTP client says."""
+        exchange = self._begin(arguments["options"])
+        if exchange is not None:
+            with suppress(RuntimeError):  # a stream that is still open
+                exchange.started -= arguments["response"].elapsed.total_seconds()
+        return exchange
 
     def copying(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``copy`` or ``with_options``, whose results are wrapped as this client is."""
 
         @functools.wraps(method)
         def copied(*args: Any, **kwargs: Any) -> Any:
-            return _hooked(method(*args, **kwargs), self._instrument, self._dialect)
+            client = method(*args, **kwargs)
+            if getattr(vars(client).get("request"), _OURS, False):
+                return client  # one of these methods made it of the other, or of the client itself
+            return _hooked(client, self._instrument, self._dialect)
 
         return copied
 
@@ -299,7 +306,7 @@ class _Hooks:
             is_mapping = type(body) is dict or isinstance(body, Mapping)
             model = body.get("model") if is_mapping else None
             asked = model if isinstance(model, str) else None
-            url, operation, fetches, _, quick, read_object = route
+            url, operation, fetches, _, quick = route
             instrument = self._instrument
             return Exchange(
                 instrument,
@@ -311,7 +318,6 @@ class _Hooks:
                 url,
                 fetches,
                 quick,
-                read_object,
             )
         except Exception as fault:
             log_fault(fault)
@@ -345,32 +351,19 @@ class _Hooks:
                 return True
         return False
 
-    def _answered(self, exchange: Exchange, arguments: Mapping[str, Any], ended: float) -> None:
-        """Record an answer: now where it has been read, else as its owner reads it."""
-        try:
-            response = arguments["response"]
-            if response.status_code >= _REFUSED:
-                return
-            exchange.answered = True
-            retries, quick = arguments.get("retries_taken"), exchange.quick
-            if quick is not None and response.is_closed:
-                reply = quick(response.content, exchange.request_model)
-                if reply is not None:
-                    exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
-                    latency_ms = exchange.elapsed_ms(ended)
-                    if retries:
-                        exchange.reply(reply, latency_ms=latency_ms, metadata=_attempts(retries))
-                    else:
-                        exchange.instrument.tracker.record_quick_reply(reply, latency_ms)
-                    return
-            self._answered_otherwise(exchange, response, _attempts(retries))
-        except Exception as fault:
-            log_fault(fault)
-
-    def _answered_otherwise(
-        self, exchange: Exchange, response: Any, metadata: dict[str, Any]
+    def _answered(
+        self, exchange: Exchange, response: Any, reply: Reply | None, retries: object
     ) -> None:
-        """Record an answer that is read the long way. Raises what it raises."""
+        """Record an answer: now where it has been read, else as its owner reads it. Raises what
+        that raises."""
+        if response.status_code >= _REFUSED:
+            return
+        exchange.answered = True
+        metadata = _attempts(retries)
+        if reply is not None:
+            exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
+            exchange.reply(reply, metadata=metadata)
+            return
         if self._dialect.answered(exchange, response, metadata) or exchange.fetches:
             return
         if not response.is_closed:

@@ -22,7 +22,7 @@ from receipt_label.usage.figures import MAX_TOKENS, word
 from receipt_label.usage.reading import ORDINARY_TIERS
 from receipt_label.usage.reply import Reply, Usage
 
-__all__ = ["NO_MADE", "NO_SENT", "QuickReader", "counted", "quick_reader", "read_chat"]
+__all__ = ["QuickReader", "quick_reader"]
 
 QuickReader = Callable[[bytes, str | None], Reply | None]
 """From the bytes of a reply, and the model that was asked for, to the reply; None where the long
@@ -69,8 +69,8 @@ class _Made(msgspec.Struct, forbid_unknown_fields=True):
     video_tokens: _Zero = None
 
 
-NO_SENT: Final = _Sent()
-NO_MADE: Final = _Made()
+_NO_SENT: Final = _Sent()
+_NO_MADE: Final = _Made()
 
 
 class _ChatUsage(msgspec.Struct, forbid_unknown_fields=True):
@@ -205,7 +205,7 @@ def quick_reader(url: str, service: str | None = None) -> QuickReader | None:
     except ValueError:
         return None
     return {
-        ("openai", "completions"): read_chat,
+        ("openai", "completions"): _read_chat,
         ("openai", "responses"): _read_response,
         ("anthropic", "messages"): _read_message,
     }.get((service or where.service or "", path.rpartition("/")[2]))
@@ -215,17 +215,16 @@ def quick_reader(url: str, service: str | None = None) -> QuickReader | None:
 # function more is as slow as ten of its lines.
 
 
-def read_chat(content: bytes, request_model: str | None) -> Reply | None:
-    """Read a chat completion of OpenAI's: a QuickReader."""
+def _read_chat(content: bytes, request_model: str | None) -> Reply | None:
     try:
         body = _decode_chat(content)
         usage, choices = body.usage, body.choices
-        return counted(
+        return _counted(
             body,
             request_model,
             (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens),
-            usage.prompt_tokens_details or NO_SENT,
-            usage.completion_tokens_details or NO_MADE,
+            usage.prompt_tokens_details or _NO_SENT,
+            usage.completion_tokens_details or _NO_MADE,
             body.created,
             choices[0].finish_reason if choices else None,
         )
@@ -239,12 +238,12 @@ def _read_response(content: bytes, request_model: str | None) -> Reply | None:
         if body.id.startswith("modr-"):
             return None
         usage = body.usage
-        return counted(
+        return _counted(
             body,
             request_model,
             (usage.input_tokens, usage.output_tokens, usage.total_tokens),
-            usage.input_tokens_details or NO_SENT,
-            usage.output_tokens_details or NO_MADE,
+            usage.input_tokens_details or _NO_SENT,
+            usage.output_tokens_details or _NO_MADE,
             body.created_at,
             None,
         )
@@ -252,7 +251,7 @@ def _read_response(content: bytes, request_model: str | None) -> Reply | None:
         return None
 
 
-def counted(
+def _counted(
     body: _Chat | _Response,
     request_model: str | None,
     tokens: tuple[int, int, int],

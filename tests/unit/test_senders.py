@@ -106,17 +106,15 @@ def test_others_use_what_a_call_waits(bench: Bench, wait_seconds: float, senders
     assert bench.started() == senders
 
 
-def test_the_shortest_wait_counts(bench: Bench) -> None:
-    """The longer ones waited for the interpreter, or for a table that had a bad moment."""
-    bench.wait_seconds = 0.0
-    bench.started()
-    bench.run_all()
-    bench.wait_seconds = 0.05
-    bench.started()
-    bench.run_all()
-    assert bench.started() == 1
-    bench.run_all()
-    assert bench.started() == MOST  # what was long ago counts no more
+@pytest.mark.parametrize(("at_once", "senders"), [(4, MOST), (12, 1)])
+def test_the_usual_wait_counts(bench: Bench, at_once: int, senders: int) -> None:
+    """Of 16 answers some come at once, or late: what most of them take is how far the table is."""
+    waits = iter([0.0 if place % 16 < at_once else 0.05 for place in range(100)])
+    bench.at_each_call = lambda: setattr(bench, "wait_seconds", next(waits))
+    for _ in range(3):
+        bench.started()
+        bench.run_all()
+    assert bench.started() == senders
 
 
 def test_a_failure_says_nothing_of_how_long_an_answer_takes(bench: Bench) -> None:

@@ -18,6 +18,15 @@ from tests.support.vendor_calls import SAY
 from tests.support.vendor_server import VendorServer, error, recorded, reply
 from tests.vendors.conftest import Make, Records
 
+SHORT = {
+    "id": "short",
+    "object": "chat.completion",
+    "created": 1783375763,
+    "model": "gpt-4o",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant"}}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+}
+
 
 def ask(client: Any, name: str, **more: Any) -> Any:
     """Make a call that says in its model whom it is for, so that the record can be held to it."""
@@ -245,6 +254,55 @@ def test_middleware_of_the_sdk_runs_and_counts_once(
         client.messages.create(model="claude-sonnet-5", max_tokens=9, messages=SAY)
     assert seen == ["asked"]
     assert tracker.client.health().recorded == 1
+
+
+def test_middleware_that_goes_on_in_another_thread_loses_no_call(
+    make: Make, tracker: AIUsageTracker, records: Records
+) -> None:
+    """As one with a timeout of its own does: the answer comes where no request was begun."""
+
+    def recorded_by(bare: Any) -> int:
+        before = tracker.client.health().recorded
+        with tracker.wrap(bare) as client:
+            more = {"model": "claude-sonnet-5", "max_tokens": 9, "messages": SAY}
+            client.messages.create(**more)
+            list(client.messages.create(**more, stream=True))
+        return tracker.client.health().recorded - before
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            bare = make("Anthropic", middleware=[lambda ask, go: pool.submit(go, ask).result()])
+        except TypeError:
+            pytest.skip("not in this version")
+        assert recorded_by(bare) == recorded_by(make("Anthropic")) >= 2
+    found = records(repeated=True)
+    assert all(record.input_tokens and record.error is None for record in found)
+    assert sum(record.latency_ms is not None for record in found) == 2  # not of calls within
+
+
+class OptionsByCopy(openai.OpenAI):
+    def with_options(self, **options: Any) -> Any:
+        return self.copy(**options)
+
+
+class CopyOfItself(openai.OpenAI):
+    def copy(self, **options: Any) -> Any:
+        return super().copy(**options) if options else self
+
+
+@pytest.mark.parametrize("kind", [OptionsByCopy, CopyOfItself])
+def test_methods_that_make_a_copy_of_each_other_hook_it_once(
+    kind: Any, server: VendorServer, make: Make, tracker: AIUsageTracker
+) -> None:
+    """A reply whose id is too short to tell it by would count twice."""
+    server.script(*[reply(SHORT)] * 3)
+    bare = make("OpenAI")
+    own = kind(api_key="stand-in", base_url=str(bare.base_url), http_client=bare._client)
+    with bare, tracker.wrap(own) as client:
+        for made in (client.with_options(), client.copy(), client.copy().with_options(timeout=9)):
+            before = tracker.client.health().recorded
+            ask(made, "gpt-4o")
+            assert tracker.client.health().recorded == before + 1
 
 
 def test_a_client_wrapped_twice_counts_once(
