@@ -96,7 +96,7 @@ def test_the_table_shows_everything_that_is_odd(
     table = run("health", "--probe")
     assert table.code == 2
     assert "destination    receipts@us-east-1" in table.out
-    assert "1 record for the embedded store. To deliver: unset DYNAMODB_TABLE_NAME" in table.out
+    assert "1 record for the embedded store. To deliver: env -u DYNAMODB_TABLE_NAME" in table.out
     assert "does not answer" in table.out
     assert "the disk is full" in table.out
     monkeypatch.delenv("DYNAMODB_TABLE_NAME")
