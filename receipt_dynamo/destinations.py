@@ -73,7 +73,7 @@ def _way_to_the_embedded_store(variables: Mapping[str, str]) -> str:
     tables = ("DYNAMODB_TABLE_NAME", DEPRECATED_TABLE_VARIABLE)
     unset = " ".join(f"-u {name}" for name in tables)
     line = f"env {unset} ENVIRONMENT=development receipt-usage report"
-    table = next((variables[name] for name in tables if variables.get(name)), None)
+    table = next((variables[name] for name in tables if variables.get(name, "").strip()), None)
     if table is None:
         return line
     return f"{line}. Into the table: receipt-usage ship --to-table {shlex.quote(table)}"

@@ -149,7 +149,7 @@ def _settings(settings: Settings, variables: Mapping[str, str]) -> Iterator[Find
         if field.name in _NOT_LISTED:
             continue
         names = _VARIABLES.get(field.name, (f"RECEIPT_USAGE_{field.name.upper()}",))
-        source = next((name for name in names if variables.get(name)), "default")
+        source = next((name for name in names if variables.get(name, "").strip()), "default")
         if field.name == "environment":
             source = settings.environment_variable or "default"
         value = getattr(settings, field.name)

@@ -152,6 +152,7 @@ def test_the_way_to_a_table_of_aws_leads_past_the_endpoint_of_this_shell(
             {"DYNAMODB_TABLE_NAME": "usage"},
             ". Into the table: receipt-usage ship --to-table usage",
         ),
+        ({"DYNAMODB_TABLE_NAME": " "}, ""),
         ({"DYNAMO_TABLE_NAME": "old"}, ". Into the table: receipt-usage ship --to-table old"),
     ],
 )
@@ -215,7 +216,7 @@ def test_calls_without_usage_are_told_what_brings_it(run: Run, client: UsageClie
 
 def test_an_empty_store_is_named(run: Run, client: UsageClient, usage_dir: Path) -> None:
     """Whoever looks in the wrong directory sees which one it is; a filter is another matter."""
-    said = f"No calls are recorded in {usage_dir} (RECEIPT_USAGE_DIR)."
+    said = f"No calls are recorded in {usage_dir} (RECEIPT_USAGE_DIR names another)."
     assert run("report").one_error == said
     assert run("report", "--unpriced").one_error == said
 
