@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 
-from receipt_dynamo.settings import Settings
+from receipt_dynamo.settings import DEPRECATED_TABLE_VARIABLE, Settings
 from receipt_dynamo.spool.pending import backlog, count_left
 
 __all__ = ["place_of", "waiting_elsewhere", "way_to"]
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d+")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL")
 _ADDRESS = re.compile(r"([A-Za-z0-9.-]+)_(\d{1,5})")
 
 
@@ -44,21 +47,36 @@ def place_of(destination: str) -> str:
     return f"the table {table} {'in' if endpoint is None else 'at'} {endpoint or place}"
 
 
-def way_to(destination: str) -> str:
+def way_to(destination: str, environ: Mapping[str, str] | None = None) -> str:
     """Return how the records of another destination are delivered, as one would type it.
 
-    An endpoint that cannot be told from the name of the destination is named as it stands there.
+    Where ``environ`` (default: this process's) would lead the command elsewhere, it unsets what
+    does. An endpoint that cannot be told from the name of the destination is named as it stands.
     """
+    variables = os.environ if environ is None else environ
     if destination == "local":
-        return "unset DYNAMODB_TABLE_NAME and run receipt-usage report"
+        return _way_to_the_embedded_store(variables)
     table, place, endpoint = _parts(destination)
     if endpoint is None:
-        return f"DYNAMODB_TABLE_NAME={table} AWS_REGION={place} receipt-usage ship"
+        unset = " ".join(f"-u {name}" for name in _ENDPOINTS if variables.get(name))
+        prefix = f"env {unset} " if unset else ""
+        return f"{prefix}DYNAMODB_TABLE_NAME={table} AWS_REGION={place} receipt-usage ship"
     if "://" in endpoint:
         return (
             f"DYNAMODB_TABLE_NAME={table} AWS_ENDPOINT_URL_DYNAMODB={endpoint} receipt-usage ship"
         )
     return f"a process with DYNAMODB_TABLE_NAME={table} and its endpoint ({place}) delivers them"
+
+
+def _way_to_the_embedded_store(variables: Mapping[str, str]) -> str:
+    """Return the line that reads the embedded store, and the one that empties it into a table."""
+    tables = ("DYNAMODB_TABLE_NAME", DEPRECATED_TABLE_VARIABLE)
+    unset = " ".join(f"-u {name}" for name in tables)
+    line = f"env {unset} ENVIRONMENT=development receipt-usage report"
+    table = next((variables[name] for name in tables if variables.get(name, "").strip()), None)
+    if table is None:
+        return line
+    return f"{line}. Into the table: receipt-usage ship --to-table {shlex.quote(table)}"
 
 
 def _parts(destination: str) -> tuple[str, str, str | None]:

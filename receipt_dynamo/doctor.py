@@ -16,7 +16,13 @@ from typing import Literal
 from receipt_dynamo._version import __version__
 from receipt_dynamo.destinations import place_of, waiting_elsewhere, way_to
 from receipt_dynamo.errors import UsageError
-from receipt_dynamo.file_systems import file_system_of, holds_no_files, risk_of
+from receipt_dynamo.file_systems import (
+    file_system_of,
+    holds_no_files,
+    nearest_existing,
+    risk_of,
+    why_not_made,
+)
 from receipt_dynamo.files import check_private_file, secure_directory
 from receipt_dynamo.settings import DEPRECATED_TABLE_VARIABLE, Settings
 from receipt_dynamo.spool.pending import pending_records
@@ -83,7 +89,7 @@ def _versions() -> Iterator[Finding]:
 
 def _directory(directory: Path) -> Iterator[Finding]:
     try:
-        existing = _nearest_existing(directory)
+        existing = nearest_existing(directory)
         finding = _missing(directory, existing) if existing != directory else _present(directory)
     except OSError as error:
         yield Finding("fault", "directory", f"{directory} cannot be looked at: {error.strerror}")
@@ -93,24 +99,11 @@ def _directory(directory: Path) -> Iterator[Finding]:
         yield _file_system(existing)
 
 
-def _nearest_existing(directory: Path) -> Path:
-    """Return ``directory``, or the nearest directory above it that is there."""
-    existing = directory
-    while not os.path.lexists(existing) and existing != existing.parent:
-        existing = existing.parent
-    return existing
-
-
 def _missing(directory: Path, parent: Path) -> Finding:
     """Say whether a directory that is not there yet can be made in ``parent``, and safely."""
-    holds_files = not holds_no_files(file_system_of(parent.resolve()))
-    if not parent.is_dir() or not holds_files or not os.access(parent, os.W_OK | os.X_OK):
-        why = f"{parent} is not writable" if parent.is_dir() else f"{parent} is no directory"
-        return Finding(
-            "fault",
-            "directory",
-            f"{directory} cannot be created: {why}. Set RECEIPT_USAGE_DIR to a directory of yours",
-        )
+    fault = why_not_made(directory)
+    if fault is not None:
+        return Finding("fault", "directory", fault)
     status = parent.stat()
     others = stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
     foreign = status.st_uid not in (0, os.geteuid())
@@ -156,7 +149,7 @@ def _settings(settings: Settings, variables: Mapping[str, str]) -> Iterator[Find
         if field.name in _NOT_LISTED:
             continue
         names = _VARIABLES.get(field.name, (f"RECEIPT_USAGE_{field.name.upper()}",))
-        source = next((name for name in names if variables.get(name)), "default")
+        source = next((name for name in names if variables.get(name, "").strip()), "default")
         if field.name == "environment":
             source = settings.environment_variable or "default"
         value = getattr(settings, field.name)

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from receipt_dynamo.logs import safe_logger
 
-__all__ = ["file_system_of", "holds_no_files", "risk_of", "warn_of_risk"]
+__all__ = [
+    "file_system_of",
+    "holds_no_files",
+    "nearest_existing",
+    "risk_of",
+    "warn_of_risk",
+    "why_not_made",
+]
 
 _NETWORK = frozenset(
     "nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ceph glusterfs lustre beegfs gpfs fuse.sshfs "
@@ -53,6 +60,28 @@ def holds_no_files(kind: str | None) -> bool:
     """Whether ``kind`` is one of the kernel's own file systems: root may seem to be allowed to
     write there, and cannot."""
     return kind in _NO_FILES
+
+
+def nearest_existing(directory: Path) -> Path:
+    """Return ``directory``, or the nearest path above it that is there."""
+    existing = directory
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    return existing
+
+
+def why_not_made(directory: Path) -> str | None:
+    """Return why a directory that is not there cannot be created, or None. Raises OSError."""
+    parent = nearest_existing(directory)
+    if not parent.is_dir():
+        why = f"{parent} is no directory"
+    elif holds_no_files(file_system_of(parent.resolve())) or not os.access(
+        parent, os.W_OK | os.X_OK
+    ):
+        why = f"{parent} is not writable"
+    else:
+        return None
+    return f"{directory} cannot be created: {why}. Set RECEIPT_USAGE_DIR to a directory of yours"
 
 
 def risk_of(kind: str | None) -> str | None:

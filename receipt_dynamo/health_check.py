@@ -18,6 +18,7 @@ from typing import Any
 from receipt_dynamo.destinations import waiting_elsewhere
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.figures import Figures
+from receipt_dynamo.file_systems import why_not_made
 from receipt_dynamo.files import READ_FLAGS, secure_directory
 from receipt_dynamo.health import Health
 from receipt_dynamo.health_rules import judge
@@ -161,13 +162,13 @@ def _dead_letters(directory: Path, is_late: Callable[[], bool]) -> int:
 def _refusal(settings: Settings) -> str | None:
     """Return why the disk takes no records of this destination now, or None.
 
-    What is not there yet is no refusal: the first record creates it.
+    What is not there yet is no refusal, where the first record can create it.
     """
     directory = settings.spool_dir
     try:
         for path in (settings.usage_dir, directory.parent, directory):
             if not os.path.lexists(path):
-                return None
+                return why_not_made(path)
             secure_directory(path)
         if not os.access(directory, os.W_OK | os.X_OK):
             return f"{directory} cannot be written"

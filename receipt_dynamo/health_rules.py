@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from receipt_dynamo.destinations import place_of
+from receipt_dynamo.errors import ConfigurationError
 from receipt_dynamo.health import Health, HealthLevel, HealthReason
 from receipt_dynamo.settings import Settings
+from receipt_dynamo.stores import check_destination
 
 __all__ = ["RULES", "Rule", "judge", "plain_duration"]
 
@@ -46,6 +48,14 @@ def judge(health: Health, settings: Settings) -> Health:
     reasons.sort(key=lambda reason: -reason.level.exit_code)
     level = reasons[0].level if reasons else HealthLevel.OK
     return replace(health, level=level, reasons=tuple(reasons))
+
+
+def _destination(_health: Health, settings: Settings) -> Case:
+    try:
+        check_destination(settings)
+    except ConfigurationError as error:
+        return HealthLevel.CRITICAL, str(error)
+    return None
 
 
 def _queue(health: Health, settings: Settings) -> Case:
@@ -183,6 +193,13 @@ def plain_duration(seconds: float) -> str:
 
 RULES = (
     Rule(
+        "destination",
+        "",
+        "production or staging without a table: no pipeline starts, nothing is recorded",
+        "set `DYNAMODB_TABLE_NAME`, or `ENVIRONMENT=development` for the embedded store",
+        _destination,
+    ),
+    Rule(
         "queue",
         "from 100 waiting records (`RECEIPT_USAGE_HEALTH_WARNING_PENDING`)",
         "from 1,000 (`RECEIPT_USAGE_HEALTH_CRITICAL_PENDING`)",
@@ -213,7 +230,7 @@ RULES = (
     Rule(
         "disk",
         "",
-        "the disk, its bounds or the directory refuse records now",
+        "the disk, its bounds or the directory refuse records now, or it cannot be created",
         "make room, raise `RECEIPT_USAGE_MAX_BYTES`, or do what the message says",
         _disk,
     ),

@@ -68,10 +68,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, words in _WORDS.items():
-            value = getattr(self, name)
-            if value not in words:
-                choices = " or ".join(map(repr, words))
-                raise ConfigurationError(f"{_PREFIX}{name.upper()}={value!r} is unknown: {choices}")
+            _check_word(name, getattr(self, name), words)
         for name in ("max_bytes", "min_free_bytes"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -163,6 +160,9 @@ class Settings:
             if text:
                 found[name] = _convert(_PREFIX + name.upper(), text, convert)
         found = {name: value for name, value in found.items() if value not in (None, "")}
+        for name, words in _WORDS.items():  # also of what an explicit value replaces
+            if name in found:
+                _check_word(name, found[name], words)
         unknown = set(explicit) - {field.name for field in fields(cls)}
         if unknown:
             raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}")
@@ -177,12 +177,19 @@ def _convert(name: str, text: str, convert: Any) -> Any:
         raise ConfigurationError(f"{name}={text!r} is no {convert.__name__}") from None
 
 
+def _check_word(name: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        choices = " or ".join(map(repr, words))
+        raise ConfigurationError(f"{_PREFIX}{name.upper()}={value!r} is unknown: {choices}")
+
+
 def _table_name(variables: Mapping[str, str]) -> str | None:
-    name = variables.get("DYNAMODB_TABLE_NAME")
-    if name:
+    """Return the table that is named; a blank name is none."""
+    name = variables.get("DYNAMODB_TABLE_NAME", "")
+    if name.strip():
         return name
-    deprecated = variables.get(DEPRECATED_TABLE_VARIABLE)
-    if deprecated:
+    deprecated = variables.get(DEPRECATED_TABLE_VARIABLE, "")
+    if deprecated.strip():
         warnings.warn(
             "DYNAMO_TABLE_NAME is deprecated. Use DYNAMODB_TABLE_NAME instead.",
             DeprecationWarning,

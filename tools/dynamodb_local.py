@@ -193,8 +193,21 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("fetch", help="bring it into the cache, if it is not there yet")
     server = commands.add_parser("serve", help="run it for as long as a process lives")
-    server.add_argument("--for", dest="process", type=int, required=True, metavar="PID")
-    server.add_argument("--ready", type=Path, required=True, metavar="FILE")
+    server.add_argument(
+        "--for",
+        dest="process",
+        type=int,
+        required=True,
+        metavar="PID",
+        help="end when this process has ended; $$ is the shell. What was stored is gone then",
+    )
+    server.add_argument(
+        "--ready",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="write the address into this file (http://127.0.0.1:PORT) as soon as it answers",
+    )
     server.add_argument("--optimize", action="store_true", help="for a run of minutes")
     options = parser.parse_args()
     try:

@@ -50,7 +50,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", choices=KINDS, help="how the pipeline's workers run")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the profile soak")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all times; 0.2 is a try")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="of all times; 0.2 is a try. Below 1 the limits of short runs judge, as with --short",
+    )
     parser.add_argument("--short", action="store_true", help="judge by the limits of short runs")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--engine", choices=["local", "moto"], help="default: local, else moto")

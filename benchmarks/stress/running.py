@@ -41,6 +41,11 @@ class Plan:
     short: bool = False
     engine: str | None = None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the limits of short runs judge: the full ones hold at full length only."""
+        return self.short or self.scale < 1 or CI in self.profiles
+
     def chosen(self) -> list[Profile]:
         """Return the profiles as they are to be run."""
         found: list[Profile] = []
@@ -99,7 +104,7 @@ def _run_profile(
     for group in profile.groups:
         with progress.doing(profile, group):
             cells += run_group(profile, group, engine, seed=plan.seed, watch=sampler, stop=stop)
-    document = profile_document(profile, cells, short=plan.short or CI in plan.profiles)
+    document = profile_document(profile, cells, short=plan.is_short)
     if sampler is not None and cells[0].evidence is not None:
         sampler.add_to(document, cells[0].evidence)
     return document

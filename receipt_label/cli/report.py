@@ -119,7 +119,9 @@ def command(
     else:
         _print(report)
         if is_empty:
-            note(f"No calls are recorded in {settings.usage_dir} (RECEIPT_USAGE_DIR).")
+            note(
+                f"No calls are recorded in {settings.usage_dir} (RECEIPT_USAGE_DIR names another)."
+            )
         elif not report.groups:
             nothing = "No calls are recorded for this selection."
             note("Every call has a price." if unpriced else nothing)

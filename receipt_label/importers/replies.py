@@ -12,11 +12,13 @@ from receipt_dynamo import PutResult
 from receipt_label.importers.exact_json import line_id
 from receipt_label.importers.importer import FAULTS, LINES_AT_ONCE, FileTally, Importer
 from receipt_label.importers.shapes import entry_of
-from receipt_label.importers.source import Item, Source, read_items
+from receipt_label.importers.source import Item, Source, SourceError, read_items
 from receipt_label.reply_metric import request_id_of
 from receipt_label.usage import Reply, Skipped, read_reply
 
 __all__ = ["ReplyImporter"]
+
+_MARKS_OF_A_TRANSCRIPT = ("sessionId", "type", "uuid")
 
 
 class ReplyImporter(Importer):
@@ -35,6 +37,10 @@ class ReplyImporter(Importer):
         repeats: Counter[str] = Counter()
         items = read_items(source)
         while some := list(islice(items, LINES_AT_ONCE)):
+            if any(_is_of_a_transcript(item.value) for item in some):
+                raise SourceError(
+                    "is a transcript of Claude Code, not replies: add --format claude-code"
+                )
             lines = [line for item in some if (line := self._read(item, tally, repeats))]
             self._record_all(lines, tally)
             if progress is not None:
@@ -118,6 +124,13 @@ class _Line:
         if self.reply.created is not None or request_id is None:
             return None
         return self.reply.service, request_id
+
+
+def _is_of_a_transcript(value: object) -> bool:
+    """Return whether a line is one of Claude Code's: it would pass for a call that failed."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) for name in _MARKS_OF_A_TRANSCRIPT
+    )
 
 
 def _fallback_id(reply: Reply, value: object, repeats: Counter[str]) -> str | None:

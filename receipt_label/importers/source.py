@@ -110,7 +110,10 @@ def open_source(path: str, now: datetime) -> Iterator[Source]:
     try:
         found = os.stat(path)  # noqa: PTH116 - the text as the user gave it
         if stat.S_ISDIR(found.st_mode):
-            raise SourceError("is a directory: name the files in it")
+            raise SourceError(
+                "is a directory: name the files in it. For transcripts of Claude Code below it "
+                "add --format claude-code"
+            )
         with open(path, "rb") as stream:  # noqa: PTH123
             if stat.S_ISREG(found.st_mode):
                 yield _source(path, stream, _changed(found, now), found.st_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,32 @@ def test_the_examples_of_a_page_run_one_after_another(
         check=False,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_code_of_the_readme_is_no_wider_than_that_of_the_project() -> None:
+    """A block or a command of more than 100 columns is cut off on a page."""
+    blocks = [line for _, code in FENCE.findall(text_of("README.md")) for line in code.splitlines()]
+    commands = re.findall("^    .*$", FENCE.sub("", text_of("README.md")), re.MULTILINE)
+    assert [line for line in blocks + commands if len(line) > 100] == []
+
+
+def test_the_program_of_the_readme_is_neither_linted_nor_shown_by_git(tmp_path: Path) -> None:
+    """The reader makes it in the checkout; a module of that name elsewhere is linted as ever."""
+    assert "/pipeline.py" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "receipt_dynamo").mkdir()
+    for name in ("pipeline.py", "receipt_dynamo/pipeline.py"):
+        (tmp_path / name).write_text("import os\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--show-files", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert str(tmp_path / "receipt_dynamo" / "pipeline.py") in ran.stdout.splitlines()
+    assert str(tmp_path / "pipeline.py") not in ran.stdout.splitlines()
 
 
 def test_pages_with_a_test_of_their_own_have_one() -> None:

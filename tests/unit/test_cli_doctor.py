@@ -64,6 +64,38 @@ def test_settings_are_shown_with_their_source(run: Run, monkeypatch: pytest.Monk
     assert found["setting segment_bytes"][1].endswith("(default)")
 
 
+@pytest.mark.parametrize("variable", ["DYNAMODB_TABLE_NAME", "DYNAMO_TABLE_NAME"])
+def test_a_blank_table_is_none(run: Run, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """The embedded store is used, and in production a table is missing."""
+    monkeypatch.setenv(variable, " ")
+    assert findings(run)["setting table_name"][1] == "not set (default)"
+    assert run("report").code == 0
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    assert "DYNAMODB_TABLE_NAME is not set" in run("report").one_error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report",),
+        ("ship",),
+        ("health",),
+        ("export",),
+        ("dead", "list"),
+        ("import", "-"),
+        ("log", "tool", "Bash"),
+    ],
+)
+def test_a_wrong_word_is_refused_by_every_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Also by those that deliver in their own way, whatever a pipeline is told."""
+    monkeypatch.setenv("RECEIPT_USAGE_DRAIN", "foo")
+    ran = run(*words, stdin=b"{}")
+    assert ran.code != 0
+    assert "RECEIPT_USAGE_DRAIN='foo' is unknown: 'thread' or" in ran.one_error
+
+
 @pytest.mark.parametrize(
     ("environ", "what", "said"),
     [

@@ -38,6 +38,52 @@ def test_an_empty_directory_is_ok_and_stays_empty(run: Run, usage_dir: Path) -> 
     assert not usage_dir.exists()
 
 
+@pytest.mark.parametrize("environment", ["production", "staging"])
+def test_production_without_a_table_is_critical(
+    run: Run, monkeypatch: pytest.MonkeyPatch, environment: str
+) -> None:
+    """No pipeline starts there, so nothing is recorded; with a table it is ok."""
+    monkeypatch.setenv("ENVIRONMENT", environment)
+    done = run("health")
+    assert (done.code, done.out.splitlines()[0]) == (2, "critical")
+    assert (
+        f"destination  DYNAMODB_TABLE_NAME is not set, and ENVIRONMENT says {environment}"
+        in done.out
+    )
+    monkeypatch.setenv("DYNAMODB_TABLE_NAME", "usage")
+    assert run("health").code == 0
+
+
+@pytest.mark.parametrize("place", ["a file", "the kernel's", "read-only"])
+def test_a_directory_that_cannot_be_made_is_critical(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    """Whatever stands in its way is named."""
+    parent = Path("/proc") if place == "the kernel's" else tmp_path / "parent"
+    if place == "a file":
+        parent.touch()
+    elif place == "read-only":
+        parent.mkdir()
+        monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != parent)
+    monkeypatch.setenv("RECEIPT_USAGE_DIR", str(parent / "usage"))
+    done = run("health")
+    assert (done.code, done.out.splitlines()[0]) == (2, "critical")
+    reason = "is no directory" if place == "a file" else "is not writable"
+    assert f"disk  {parent / 'usage'} cannot be created: {parent} {reason}" in done.out
+    assert not (parent / "usage").exists()
+
+
+def test_a_directory_that_can_make_no_spool_is_critical(
+    run: Run, usage_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there, and its spool is not."""
+    usage_dir.mkdir(mode=0o700)
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != usage_dir)
+    done = run("health")
+    assert done.code == 2
+    assert f"disk  {usage_dir / 'spool'} cannot be created: {usage_dir} is not writable" in done.out
+
+
 @pytest.mark.parametrize(
     ("count", "code", "level"), [(99, 0, "ok"), (100, 1, "warning"), (1000, 2, "critical")]
 )
@@ -96,7 +142,7 @@ def test_the_table_shows_everything_that_is_odd(
     table = run("health", "--probe")
     assert table.code == 2
     assert "destination    receipts@us-east-1" in table.out
-    assert "1 record for the embedded store. To deliver: unset DYNAMODB_TABLE_NAME" in table.out
+    assert "1 record for the embedded store. To deliver: env -u DYNAMODB_TABLE_NAME" in table.out
     assert "does not answer" in table.out
     assert "the disk is full" in table.out
     monkeypatch.delenv("DYNAMODB_TABLE_NAME")

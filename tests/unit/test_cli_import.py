@@ -76,6 +76,40 @@ def test_the_sample_imports_without_a_fault_and_twice_changes_nothing(run: Run) 
     assert all(row["unpriced_reason"] for row in unpriced["rows"])
 
 
+@pytest.mark.parametrize("from_pipe", [False, True])
+def test_a_transcript_is_no_file_of_replies(
+    run: Run, lines: Lines, reply: Reply, tmp_path: Path, from_pipe: bool
+) -> None:
+    """Its lines would pass for calls that failed: one error names the option, nothing goes in, and
+    the next file does."""
+    data = Path(__file__).parents[1] / "data" / "claude_code" / "projects"
+    transcript = max(data.rglob("*.jsonl"), key=lambda path: path.stat().st_size)
+    ahead = '{"type": "summary", "summary": "A title", "leafUuid": "1"}\n'  # has no session
+    text = ahead + transcript.read_text(encoding="utf-8")
+    copied = tmp_path / "session.jsonl"
+    copied.write_text(text, encoding="utf-8")
+
+    ran = run("import", "-" if from_pipe else copied, lines(reply()), stdin=text.encode())
+
+    assert ran.code == 1
+    first, *rest = ran.err.splitlines()
+    name = "standard input" if from_pipe else str(copied)
+    assert first == (
+        f"{name}: is a transcript of Claude Code, not replies: add --format claude-code"
+    )
+    assert not any("session.jsonl:" in line for line in rest)
+    assert [record["service"] for record in exported(run)] == ["openai"]
+
+
+def test_a_directory_without_a_format_names_the_one_that_takes_it(run: Run, tmp_path: Path) -> None:
+    """Whoever names ~/.claude/projects has forgotten the option."""
+    ran = run("import", tmp_path)
+
+    assert ran.code == 1
+    assert "is a directory: name the files in it" in ran.err
+    assert "add --format claude-code" in ran.err
+
+
 def test_identical_lines_without_an_id_are_different_calls(
     run: Run, lines: Lines, reply: Reply
 ) -> None:

@@ -124,6 +124,49 @@ def test_the_way_to_another_destination_is_one_that_can_be_typed(
 
 
 @pytest.mark.parametrize(
+    ("set_here", "unset"),
+    [
+        ((), ""),
+        (("AWS_ENDPOINT_URL",), "env -u AWS_ENDPOINT_URL "),
+        (
+            ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"),
+            "env -u AWS_ENDPOINT_URL_DYNAMODB -u AWS_ENDPOINT_URL ",
+        ),
+    ],
+)
+def test_the_way_to_a_table_of_aws_leads_past_the_endpoint_of_this_shell(
+    set_here: tuple[str, ...], unset: str
+) -> None:
+    """An endpoint that the shell names would be another destination."""
+    way = way_to("t@eu-west-1", dict.fromkeys(set_here, "http://127.0.0.1:8000"))
+
+    assert way == f"{unset}DYNAMODB_TABLE_NAME=t AWS_REGION=eu-west-1 receipt-usage ship"
+
+
+@pytest.mark.parametrize(
+    ("environ", "more"),
+    [
+        ({}, ""),
+        ({"ENVIRONMENT": "production"}, ""),
+        (
+            {"DYNAMODB_TABLE_NAME": "usage"},
+            ". Into the table: receipt-usage ship --to-table usage",
+        ),
+        ({"DYNAMODB_TABLE_NAME": " "}, ""),
+        ({"DYNAMO_TABLE_NAME": "old"}, ". Into the table: receipt-usage ship --to-table old"),
+    ],
+)
+def test_the_way_to_the_embedded_store_is_one_line(environ: dict[str, str], more: str) -> None:
+    """It works in production and beside either name of a table; into a table there is another."""
+    line = (
+        "env -u DYNAMODB_TABLE_NAME -u DYNAMO_TABLE_NAME ENVIRONMENT=development "
+        "receipt-usage report"
+    )
+
+    assert way_to("local", environ) == line + more
+
+
+@pytest.mark.parametrize(
     ("reason", "said"),
     [
         ("unknown_model", True),
@@ -173,7 +216,7 @@ def test_calls_without_usage_are_told_what_brings_it(run: Run, client: UsageClie
 
 def test_an_empty_store_is_named(run: Run, client: UsageClient, usage_dir: Path) -> None:
     """Whoever looks in the wrong directory sees which one it is; a filter is another matter."""
-    said = f"No calls are recorded in {usage_dir} (RECEIPT_USAGE_DIR)."
+    said = f"No calls are recorded in {usage_dir} (RECEIPT_USAGE_DIR names another)."
     assert run("report").one_error == said
     assert run("report", "--unpriced").one_error == said
 

@@ -16,6 +16,7 @@ import pytest
 
 from receipt_dynamo import (
     ConfigurationError,
+    Environment,
     Health,
     HealthLevel,
     PutResult,
@@ -58,6 +59,8 @@ def ago(**time: float) -> Any:
 
 
 CASES: list[tuple[str, dict[str, Any], HealthLevel]] = [
+    ("destination", {"environment": Environment.DEVELOPMENT}, OK),
+    ("destination", {"environment": Environment.PRODUCTION}, CRITICAL),
     ("queue", {"pending": 99}, OK),
     ("queue", {"pending": 100}, WARNING),
     ("queue", {"pending": 999}, WARNING),
@@ -103,8 +106,11 @@ def test_every_rule_at_its_threshold(
     settings: Settings, rule: str, fields: dict[str, Any], level: HealthLevel
 ) -> None:
     """A case makes the level that the table says, by that one rule, and says it in words."""
+    found_at = dict(fields)
+    environment = found_at.pop("environment", settings.environment)
     health = judge(
-        Health(destination="local", spool_dir=settings.spool_dir, at=NOON, **fields), settings
+        Health(destination="local", spool_dir=settings.spool_dir, at=NOON, **found_at),
+        replace(settings, environment=environment),
     )
     assert health.level is level
     found = {reason.rule: reason for reason in health.reasons}

@@ -105,6 +105,24 @@ def test_a_run_of_everything_has_all_contenders_where_they_are_compared() -> Non
     assert {"seed", "throttle", "outage", "kill", "disk-full"} <= {*ALL}
 
 
+@pytest.mark.parametrize(
+    ("plan", "short"),
+    [
+        (Plan(profiles=("outage",)), False),
+        (Plan(profiles=("outage",), scale=0.99), True),
+        (Plan(profiles=("outage",), short=True), True),
+        (Plan(profiles=("ci",)), True),
+    ],
+)
+def test_a_run_of_less_than_full_length_is_judged_by_the_limits_of_short_ones(
+    plan: Plan, short: bool
+) -> None:
+    """What a flush finds on its way is a larger share of less."""
+    assert plan.is_short is short
+    found = checks_of("outage", {**OUTAGE, "written_again_share": 0.038}, short=plan.is_short)
+    assert all(check.passed for check in found) is short
+
+
 def test_a_profile_can_be_had_shorter_and_with_others() -> None:
     """All its times shrink together; contenders then run one after the other."""
     short = scaled(PROFILES["outage"], 0.5)
