@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from receipt_label.reply_metric import MIN_ID_CHARACTERS, REMEMBERED_REPLIES, request_id_of
@@ -18,13 +19,13 @@ USAGE_KEYS = ("usage", "usageMetadata", "usage_metadata")
 
 REMEMBERED_OBJECTS = 256
 
-_Known = tuple[str, float | None]
-_UNKNOWN = (None, None)
+_Known = tuple[str, float | None, datetime | None]
+_UNKNOWN = (None, None, None)
 
 
 class KnownReplies:
-    """The last 4,096 ids of replies, with their services and latencies, and the last 256 objects
-    without one.
+    """The last 4,096 ids of replies, with their services, latencies and times, and the last 256
+    objects without one.
 
     An object is held weakly where it can be; of a dict only its usage is held. Thread-safe without
     a lock: what two threads note at the same moment may push out an older entry too early.
@@ -40,12 +41,14 @@ class KnownReplies:
         """Take note of a reply that is recorded, by its id, and of how long its call took."""
         response_id = request_id_of(reply)
         if response_id is not None:
-            self.note_id(response_id, reply.service, latency_ms)
+            self.note_id(response_id, reply.service, latency_ms, reply.created)
 
-    def note_id(self, request_id: str, service: str, latency_ms: float | None) -> None:
+    def note_id(
+        self, request_id: str, service: str, latency_ms: float | None, created: datetime | None
+    ) -> None:
         """Take note of a reply by its id, which is long enough to be one."""
         calls = self._calls
-        calls[request_id] = service, latency_ms
+        calls[request_id] = service, latency_ms, created
         if len(calls) >= REMEMBERED_REPLIES:
             self._older_calls, self._calls = calls, {}
 
@@ -54,10 +57,14 @@ class KnownReplies:
         return self._known(reply)[0]
 
     def latency_of(self, reply: Reply) -> float | None:
-        """Return the latency that a reply of this id was recorded with, if one was."""
-        return self._known(reply)[1]
+        """Return the latency that a reply of this id and time was recorded with, if one was.
 
-    def _known(self, reply: Reply) -> _Known | tuple[None, None]:
+        Some gateways give every reply one id: another time is another call's.
+        """
+        _, latency_ms, created = self._known(reply)
+        return latency_ms if created == reply.created else None
+
+    def _known(self, reply: Reply) -> _Known | tuple[None, None, None]:
         response_id = request_id_of(reply)
         if response_id is None:
             return _UNKNOWN

@@ -239,7 +239,7 @@ class Recorder:
                 return self._keep(reply, metrics)
         except Exception as error:
             return self._refuse_reply(error, reply)
-        self.known.note_id(metric.request_id, metric.service, latency_ms)
+        self.known.note_id(metric.request_id, metric.service, latency_ms, reply.created)
         answer = self._client.put_ai_usage_metric(metric)
         if frame.operation is not None or self._observers.export:
             self._observers.tell(metric, answer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import suppress
 from decimal import Decimal
 from functools import partial, wraps
 from types import FrameType, TracebackType
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from receipt_dynamo import AIUsageMetric
 from receipt_label import context as contexts
 from receipt_label.carry import first_step
-from receipt_label.operations import Operation, Plan, Run
+from receipt_label.operations import Operation, Plan, Run, counting
 
 if TYPE_CHECKING:
     from receipt_label.tracker import AIUsageTracker
@@ -47,7 +46,8 @@ class Tracked:
         self._tracker = tracker
         self._plan = plan
         self._ids_from_arguments = ids_from_arguments
-        self._open: list[tuple[FrameType, Run]] = []  # each access is atomic
+        self._open: dict[int, tuple[FrameType, Run]] = {}  # by id(run); Guarded by counting()
+        self._blocks: dict[FrameType, dict[int, Run]] = {}  # Guarded by counting()
 
     def __call__(self, function: F) -> F:
         """Return ``function``, tracked: each call, or each run of a generator, is one operation.
@@ -93,7 +93,9 @@ class Tracked:
         if run is None:
             return Operation(self._tracker(), name)
         run.__enter__()
-        self._open.append((block, run))
+        with counting():
+            self._open[id(run)] = block, run
+            self._blocks.setdefault(block, {})[id(run)] = run
         return run.operation
 
     def __exit__(
@@ -140,19 +142,35 @@ class Tracked:
         Where another function ends it (an ExitStack), the newest of ours in force, else (another
         task ends what one began) the newest of all.
         """
-        entries = list(self._open)
-        found = next((entry for entry in reversed(entries) if entry[0] is block), None)
         frame: contexts.Frame | None = contexts.in_force()
-        while found is None and frame is not None:
-            found = next((entry for entry in entries if entry[1] is frame.scope), None)
-            frame = frame.outer
-        if found is None and entries:
-            found = entries[-1]
-        with suppress(ValueError):  # taken by another thread meanwhile
-            if found is not None:
-                self._open.remove(found)
-                return found[1]
-        return None
+        with counting():
+            ours = self._blocks.get(block)
+            if ours:
+                return self._taken(_newest(ours))
+            while frame is not None:
+                if id(frame.scope) in self._open:
+                    return self._taken(id(frame.scope))
+                frame = frame.outer
+            if not self._open:
+                return None
+            return self._taken(_newest(self._open))
+
+    def _taken(self, key: int) -> Run:
+        """Return an open run, which is no longer."""
+        block, run = self._open.pop(key)
+        ours = self._blocks[block]
+        del ours[key]
+        if not ours:
+            del self._blocks[block]
+        return run
+
+
+def _newest(entries: dict[int, Any]) -> int:
+    """Return the last key. What ``reversed`` would pass again and again, ``popitem`` passes once:
+    the places of those that were taken before it."""
+    key, entry = entries.popitem()
+    entries[key] = entry
+    return key
 
 
 def track(

@@ -11,7 +11,8 @@ import copy
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextvars import Context, copy_context
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, NamedTuple
 
 import msgspec
@@ -243,40 +244,70 @@ class _Client(Twin):
     def interactions(self) -> Any:
         """The resource of the SDK's, whose failures are recorded."""
         resource = super().interactions  # type: ignore[misc]  # of the SDK's class
-        if "create" not in vars(resource):
+        own = vars(resource)
+        if "create" not in own:
             instrument: Instrument = state_of(state_of(self)).instrument
-            resource.create = _failing(resource.create, instrument)
+            bare = type(resource).create.__get__(resource)
+            own.setdefault("create", _failing(bare, instrument))  # atomic: of two threads one does
         return resource
+
+
+class _Attempt:
+    """What a call of ``create`` has sent last, and whether that was answered."""
+
+    __slots__ = ("_call", "answered", "model", "sent")
+
+    def __init__(self, instrument: Instrument) -> None:
+        self._call = instrument.begin(service="google", operation="generate_content")
+        self.model: str | None = None
+        self.sent = False
+        self.answered = False
+
+    def send(self, body: Mapping[str, Any]) -> None:
+        """Note that a request goes out: the first, another try, or one that continues."""
+        model = body.get("model") or body.get("agent")
+        self.model = model if isinstance(model, str) else None
+        self.sent, self.answered = True, False
+
+    def fail(self, error: BaseException) -> None:
+        """Record the failure, unless nothing was sent, or its answer is recorded already."""
+        if self.sent and not self.answered:
+            self._call.request_model = self.model
+            self._call.fail(error, http_status=status_of(error))
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("receipt_usage_interaction", default=None)
+
+
+@contextmanager
+def _attempted(instrument: Instrument) -> Iterator[None]:
+    """Record the failure of what is done within, a call of ``create``."""
+    attempt, before = _Attempt(instrument), _attempt.get()
+    _attempt.set(attempt)
+    try:
+        yield
+    except BaseException as error:
+        attempt.fail(error)
+        raise
+    finally:
+        _attempt.set(before)  # no token: a coroutine may be closed in another context
 
 
 def _failing(create: Callable[..., Any], instrument: Instrument) -> Callable[..., Any]:
     """Return ``create`` as it is, with its failures recorded: once, however often it tried."""
-
-    def begin(kwargs: dict[str, Any]) -> Call:
-        model = kwargs.get("model") or kwargs.get("agent")
-        return instrument.begin(service="google", operation="generate_content", request_model=model)
-
     if inspect.iscoroutinefunction(create):
 
         @functools.wraps(create)
         async def created(*args: Any, **kwargs: Any) -> Any:
-            call = begin(kwargs)
-            try:
+            with _attempted(instrument):
                 return await create(*args, **kwargs)
-            except BaseException as error:
-                call.fail(error, http_status=status_of(error))
-                raise
 
         return created
 
     @functools.wraps(create)
     def created_sync(*args: Any, **kwargs: Any) -> Any:
-        call = begin(kwargs)
-        try:
+        with _attempted(instrument):
             return create(*args, **kwargs)
-        except BaseException as error:
-            call.fail(error, http_status=status_of(error))
-            raise
 
     return created_sync
 
@@ -302,7 +333,11 @@ def _begin_interaction(http: Any, request: Any) -> Call | None:
     url = str(request.url)
     if request.method != "POST" or not request.url.path.endswith("/interactions"):
         return None
-    model = msgspec.json.decode(request.content).get("model")
+    body = msgspec.json.decode(request.content)
+    attempt = _attempt.get()
+    if attempt is not None:
+        attempt.send(body)
+    model = body.get("model")
     asked = model if isinstance(model, str) else None
     return _Interaction(instrument, url, "google", None, asked, instrument.clock())
 
@@ -327,6 +362,9 @@ def _received(call: Call, response: Any) -> Any:
             call.reply(response.content)
         else:
             watch_response(call, response)
+        attempt = _attempt.get()
+        if attempt is not None:
+            attempt.answered = True
     return response
 
 

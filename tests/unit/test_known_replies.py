@@ -60,6 +60,19 @@ def test_a_function_that_hands_a_reply_on_does_not_take_its_call(
     assert client.summarize()[0].calls == 2
 
 
+def test_another_reply_of_a_constant_id_has_no_latency_of_the_first(
+    tracker: AIUsageTracker, client: UsageClient
+) -> None:
+    """Some gateways give every reply one id; its time tells them apart, also where one has none."""
+    untimed = {key: value for key, value in chat().items() if key != "created"}
+    tracker.record_response(chat(), latency_ms=812.5, job_id="first")
+    tracker.record_response({**chat(), "created": 1_780_000_060}, job_id="other")
+    tracker.record_response(chat(), latency_ms=812.5, job_id="first")
+    tracker.record_response(untimed, job_id="untimed")
+    latencies = {call.job_id: call.latency_ms for call in calls(client)}
+    assert latencies == {"first": 812.5, "other": None, "untimed": None}
+
+
 def test_two_replies_with_the_same_short_id_are_two_calls(
     tracker: AIUsageTracker, client: UsageClient
 ) -> None:

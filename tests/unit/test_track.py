@@ -7,10 +7,12 @@ import contextvars
 import gc
 import inspect
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from decimal import Decimal
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,8 +24,10 @@ from receipt_label import (
     ContextThreadPoolExecutor,
     Operation,
     operations,
+    tracking,
     wrap_context,
 )
+from receipt_label import context as contexts
 from receipt_label.context import current
 from tests.support import NOON, in_fork
 
@@ -544,7 +548,76 @@ def test_a_dropped_generator_ends_its_block(tracker: AIUsageTracker, client: Usa
     next(generator)
     del generator
     assert only(client).status == "partial"
-    assert shared._open == []
+    assert not shared._open
+    assert not shared._blocks
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a block", "a stack of contexts"])
+def test_the_end_of_a_block_looks_at_no_other_that_is_open(
+    tracker: AIUsageTracker, own: bool
+) -> None:
+    """As many steps among a thousand as among ten."""
+    shared = tracker.track("shared")
+    module = tracking.__file__
+    steps = 0
+
+    def work() -> Iterator[None]:
+        with shared if own else ExitStack() as entered:
+            if isinstance(entered, ExitStack):
+                entered.enter_context(shared)
+            yield
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != module:
+            return None
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return count
+
+    def to_end_the_oldest_of(blocks: int) -> int:
+        nonlocal steps
+        opened = [work() for _ in range(blocks)]
+        for generator in opened:
+            next(generator)
+        steps, before = 0, sys.gettrace()
+        sys.settrace(count)
+        try:
+            opened[0].close()
+        finally:
+            sys.settrace(before)
+        taken = steps
+        for generator in reversed(opened):
+            generator.close()
+        assert not shared._open
+        return taken
+
+    assert 0 < to_end_the_oldest_of(1000) <= to_end_the_oldest_of(10) + 50
+
+
+def test_two_threads_that_end_blocks_of_others_end_two(
+    tracker: AIUsageTracker, client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in force nor begun there: both take the newest, one while the other looks."""
+    shared = tracker.track("shared")
+    stack = ExitStack()
+    contextvars.copy_context().run(stack.enter_context, shared)
+    contextvars.copy_context().run(stack.enter_context, shared)
+    look = contexts.in_force
+    meanwhile = [threading.Thread(target=shared.__exit__, args=(None, None, None))]
+
+    def looked() -> contexts.Frame:
+        while meanwhile:
+            thread = meanwhile.pop()
+            thread.start()
+            thread.join()
+        return look()
+
+    monkeypatch.setattr(contexts, "in_force", looked)
+    shared.__exit__(None, None, None)
+    monkeypatch.undo()
+    assert [metric.status for metric in client.query()] == ["complete", "complete"]
+    assert not shared._open
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["with", "async with"])

@@ -23,6 +23,7 @@ from google.genai import errors, types
 
 from receipt_dynamo import AIUsageMetric
 from receipt_label import AIUsageTracker
+from receipt_label.instrumentation import google_genai
 from tests.support.vendor_server import Answer, VendorServer, reply
 from tests.vendors.conftest import _TLS as TLS
 from tests.vendors.conftest import Records
@@ -646,3 +647,112 @@ def test_an_interaction_that_reaches_nobody_fails_once(
     (record,) = records()
     assert (record.unpriced_reason, record.model) == ("failed_call", "gemini-3-flash-preview")
     run(close(bare))
+
+
+def interactions_of(client: Any, asynchronous: bool, run: Run) -> Callable[..., Any]:
+    """Return ``create``, whose results are awaited."""
+    if not hasattr(client, "interactions"):
+        pytest.skip("not in this version of google-genai")
+
+    async def create(**asked: Any) -> Any:
+        result = (client.aio if asynchronous else client).interactions.create(**asked)
+        return await result if asynchronous else result
+
+    return lambda **asked: run(create(**asked))
+
+
+MODEL = "gemini-3-flash-preview"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_an_interaction_whose_answer_cannot_be_parsed_is_one_call(
+    asynchronous: bool,
+    server: VendorServer,
+    tracker: AIUsageTracker,
+    client_of: Client,
+    run: Run,
+    records: Records,
+) -> None:
+    """It was answered, with usage that nobody can read: it has not failed as well."""
+    create = interactions_of(tracker.wrap(client_of()), asynchronous, run)
+    server.script(Answer(b"{broken"))
+    with pytest.raises(Exception, match=r"(?i)json|valid|pars|expect"):
+        create(model=MODEL, input="x")
+    assert [(it.model, it.status, it.unpriced_reason) for it in records()] == [
+        (MODEL, "complete", "no_usage")
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("wrong", [{"bogus": 1}, {"input": object()}], ids=["name", "type"])
+def test_an_interaction_that_the_sdk_itself_refuses_is_no_call(
+    wrong: dict[str, Any],
+    asynchronous: bool,
+    server: VendorServer,
+    tracker: AIUsageTracker,
+    client_of: Client,
+    run: Run,
+    records: Records,
+) -> None:
+    """Nothing was sent; the next one counts."""
+    create = interactions_of(tracker.wrap(client_of()), asynchronous, run)
+    with pytest.raises(Exception, match=r"."):
+        create(**{"model": MODEL, "input": "x", **wrong})
+    assert records() == []
+    server.script(*[refusal(400, "INVALID_ARGUMENT")] * 5)
+    with pytest.raises(Exception, match="400"):
+        create(model=MODEL, input="x")
+    assert [it.unpriced_reason for it in records()] == ["failed_call"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_failed_interaction_has_the_model_that_was_sent(
+    asynchronous: bool,
+    server: VendorServer,
+    tracker: AIUsageTracker,
+    client_of: Client,
+    run: Run,
+    records: Records,
+) -> None:
+    """However the SDK was told: by arguments, or by a request as a whole."""
+    create = interactions_of(tracker.wrap(client_of()), asynchronous, run)
+    server.script(*[refusal(400, "INVALID_ARGUMENT")] * 5)
+    with pytest.raises(Exception, match="400"):
+        create(request={"body": {"model": MODEL, "input": "x"}})
+    assert [(it.model, it.unpriced_reason) for it in records()] == [(MODEL, "failed_call")]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_interactions_that_two_threads_first_use_at_once_fail_once(
+    server: VendorServer,
+    tracker: AIUsageTracker,
+    client_of: Client,
+    run: Run,
+    records: Records,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither wraps what the other has wrapped."""
+    client: Any = tracker.wrap(client_of())
+    create = interactions_of(client, False, run)
+    del vars(client.interactions)["create"]
+    look, others = google_genai.state_of, [threading.Thread(target=lambda: client.interactions)]
+
+    def slow(twin: Any) -> Any:
+        while others:  # the other does all of it between this one's look and its write
+            other = others.pop()
+            other.start()
+            other.join()
+        return look(twin)
+
+    monkeypatch.setattr(google_genai, "state_of", slow)
+    mine = client.interactions.create
+    assert not others
+    assert mine is client.interactions.create
+    assert inspect.ismethod(mine.__wrapped__)
+    server.script(*[refusal(400, "INVALID_ARGUMENT")] * 5)
+    with pytest.raises(Exception, match="400"):
+        create(model=MODEL, input="x")
+    assert [it.unpriced_reason for it in records()] == ["failed_call"]
