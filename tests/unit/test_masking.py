@@ -51,6 +51,23 @@ CREDENTIALS = [
     "SG." + LETTERS[:22] + "." + LETTERS,
     "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0." + LETTERS,
     "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----",
+    "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOY\n-----END PGP PRIVATE KEY BLOCK-----",
+    *(
+        start + LETTERS
+        for start in (
+            "nvapi- csk- jina_ vck_ ABSK bedrock-api-key- hvs. dckr_pat_ dop_v1_ glcbt-64_ gldt- "
+            "tskey-auth- lin_api_ ntn_ shpat_ figd_ glsa_ phx_ sbp_ sb_secret_ sntrys_ 1//0"
+        ).split()
+    ),
+    "pa-" + LETTERS + "-_x",
+    "sk_" + "0123456789abcdef" * 3,
+    "fc-" + "0123456789abcdef" * 2,
+    "glsa_" + LETTERS[:32] + "_0123abcd",
+    "NRAK-" + LETTERS[:27].upper(),
+    "AGE-SECRET-KEY-1" + LETTERS.upper(),
+    "123456789:AA" + LETTERS[:33],
+    "discord.com/api/webhooks/123456789012345678/" + LETTERS,
+    "sk-" + LETTERS[:9] + "-" + LETTERS[10:22],
 ]
 
 
