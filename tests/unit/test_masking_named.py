@@ -313,7 +313,10 @@ def test_masking_a_text_twice_is_masking_it_once(text: str) -> None:
 
 def test_the_names_of_other_tests_hold_too() -> None:
     """As the name of what is assigned in a text, each is known with a value that has digits."""
-    known_as_keys_alone = "cvv ssn card_number ssh-key apikeys auth access_tokens".split()
+    known_as_keys_alone = (
+        "cvv ssn card_number ssh-key apikeys auth access_tokens openai_key azure_openai_key "
+        "google_maps_key"
+    ).split()
     for key in SECRET_KEYS:
         if key.lower() not in known_as_keys_alone:
             assert "a1b2c3d4e5" not in mask(f'{{"{key}": "a1b2c3d4e5"}}'), key
