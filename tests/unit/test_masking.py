@@ -184,8 +184,8 @@ SECRET_KEYS = (
     "api_key apiKey API-KEY x-api-key X-Goog-Api-Key OPENAI_API_KEY apikeys password Password "
     "db_password userPassword passwd passphrase secret client_secret AWS_SECRET_ACCESS_KEY token "
     "access_token refreshToken X-Auth-Token GITHUB_TOKEN access_tokens authorization "
-    "Proxy-Authorization cookie set-cookie credentials private_key ssh-key card_number cvv ssn auth "
-    "OPENAI_KEY azure_openai_key GOOGLE_MAPS_KEY"
+    "Proxy-Authorization cookie set-cookie credentials private_key ssh-key card_number cvv ssn"
+    " auth OPENAI_KEY azure_openai_key GOOGLE_MAPS_KEY"
 ).split()
 PLAIN_KEYS = (
     "input_tokens output_tokens cached_input_tokens max_tokens total_tokens tokens token_count "
