@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
-from receipt_label.named_secrets import SECRET, mask_assigned, mask_options
+from receipt_label.named_secrets import PLAIN_NAME, SECRET, mask_assigned, mask_options
 
 __all__ = ["SECRET", "mask_credentials"]
 
@@ -27,13 +28,14 @@ def _key(literal: str, rest: str, width: int = 0) -> str:
 
 _LONG: Final = "[A-Za-z0-9]{20,}+"
 _MIXED: Final = "(?:[A-Z]*+[a-z]++[A-Z]){3}"
-_PEM: Final = "[A-Z ]{0,40}PRIVATE KEY"
+_PEM: Final = "[A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?"
 _CREDENTIAL: Final = re.compile(
     "|".join(
         (
             # OpenAI, Anthropic, OpenRouter, DeepSeek, Langfuse; errors quote them with stars.
             _key("sk-", r"(?:proj|svcacct|admin|ant|or|lf|test|live)-[\w*-]{6,}+"),
-            _key("sk-", r"(?=[\w*-]{0,40}[\d*])[\w*-]{16,}+"),
+            # Words between hyphens are a name: sk-learn-model-v2-2024.
+            _key("sk-", rf"(?!{PLAIN_NAME}(?![\w*-]))(?=[\w*-]{{0,40}}[\d*])[\w*-]{{16,}}+"),
             # Without a digit: as long as no word is, or of more changes of case than names have.
             _key(
                 "sk-", r"(?:[A-Za-z]{28,}+|(?=(?:[A-Z]*+[a-z]++[A-Z]){3})[A-Za-z]{16,}+)(?![\w-])"
@@ -70,6 +72,53 @@ _CREDENTIAL: Final = re.compile(
             rf"-----BEGIN {_PEM}-----(?s:.*?)(?:-----END {_PEM}-----|\Z)",
         )
     )
+)
+_RUN: Final = r"[\w-]{20,}+"
+_MORE_KEYS: Final = (
+    ("nvapi-", _RUN),  # NVIDIA
+    ("pa-", rf"(?=[a-z0-9_-]{{0,60}}+[A-Z])(?!{PLAIN_NAME}(?![\w-]))[\w-]{{40,}}+"),  # Voyage
+    ("csk-", _LONG),  # Cerebras
+    ("sk_", r"[0-9a-f]{40,}+(?![A-Za-z0-9])"),  # ElevenLabs
+    ("jina_", rf"{_LONG}[\w-]*+"),
+    ("fc-", r"[0-9a-f]{32}(?![A-Za-z0-9])"),  # Firecrawl
+    ("vck_", _RUN),  # Vercel
+    ("ABSK", r"[A-Za-z0-9+/]{40,}+={0,2}+"),  # Bedrock
+    ("bedrock-api-key-", r"[A-Za-z0-9+/]{20,}+[\w+/=-]*+"),
+    *((f"hv{kind}\\.", r"[\w-]{24,}+") for kind in "sbr"),  # Vault
+    ("dckr_pat_", _RUN),
+    *((f"do{kind}_v1_", _LONG) for kind in "opr"),  # DigitalOcean
+    *((f"gl{kind}-", r"[\w-]{16,}+") for kind in ("cbt", "dt", "rt", "ptt", "soat")),  # GitLab
+    ("tskey-", r"(?=[a-z-]{0,20}[A-Z\d])[\w-]{16,}+"),  # Tailscale
+    ("lin_api_", _LONG),  # Linear
+    ("ntn_", _LONG),  # Notion
+    *((f"shp{kind}_", _LONG) for kind in ("at", "ca", "pa", "ss")),  # Shopify
+    ("figd_", _RUN),
+    ("glsa_", rf"{_LONG}\w*+"),  # Grafana
+    ("phx_", _LONG),  # PostHog
+    ("sbp_", _LONG),  # Supabase
+    ("sb_secret_", rf"(?=[a-z_-]{{0,40}}[A-Z\d])(?!{PLAIN_NAME}(?![\w-])){_RUN}"),
+    ("sntrys_", r"[\w+/=-]{20,}+"),  # Sentry
+    ("NRAK-", r"[A-Z0-9]{20,}+"),  # New Relic
+    ("1//0", _RUN),  # Google's refresh tokens
+    ("AGE-SECRET-KEY-", r"(?:PQ-)?[A-Z0-9]{20,}+"),
+)
+_MORE_LENGTH: Final = 20  # no key of these is shorter
+
+
+def _by_first(keys: Iterable[tuple[str, str]]) -> str:
+    """Return a pattern for any of these keys, which tells at the first letter whether to go on."""
+    rests: dict[str, list[str]] = {}
+    for literal, rest in keys:
+        rests.setdefault(literal[0], []).append(literal[1:] + rest)
+    return "|".join(
+        f"{first}(?<![A-Za-z0-9].)(?:{'|'.join(rest)})" for first, rest in rests.items()
+    )
+
+
+_MORE: Final = re.compile(_by_first(_MORE_KEYS))
+_TELEGRAM: Final = re.compile(r"(?<!\d)\d{8,10}:AA[\w-]{33,}+")
+_DISCORD: Final = re.compile(
+    r"discord(?:app)?\.com/api/(?:v\d{1,2}/)?webhooks/\d{5,20}/[\w-]{16,}+"
 )
 # A token of letters alone is one behind the name of the header, or where no word looks like it.
 _BEARER: Final = re.compile(
@@ -110,6 +159,12 @@ def mask_credentials(text: str) -> str:
     if len(text) >= _AWS_LENGTH and _is_of_aws(text):
         masked = _AWS_SECRET.sub(_aws_secret, text)
     masked = _CREDENTIAL.sub(SECRET, masked)
+    if len(masked) >= _MORE_LENGTH:
+        masked = _MORE.sub(SECRET, masked)
+        if ":AA" in masked:
+            masked = _TELEGRAM.sub(SECRET, masked)
+        if "/webhooks/" in masked:
+            masked = _DISCORD.sub(SECRET, masked)
     if "earer" in masked or "EARER" in masked:
         masked = _BEARER.sub(_behind, masked)
     if "asic" in masked:

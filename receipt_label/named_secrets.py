@@ -13,9 +13,17 @@ from collections.abc import Iterable
 from functools import cache, partial
 from typing import Final
 
-__all__ = ["PASSWORDS", "PASSWORDS_WITHIN", "SECRET", "mask_assigned", "mask_options"]
+__all__ = ["PASSWORDS", "PASSWORDS_WITHIN", "PLAIN_NAME", "SECRET", "mask_assigned", "mask_options"]
 
 SECRET: Final = "[secret]"  # noqa: S105 - what stands for one
+
+_PLAIN_WORD: Final = r"(?=[b-df-hj-np-tv-z]{0,3}[aeiouy])[a-z]{3,20}+"
+_PLAIN_PART: Final = (
+    r"(?:(?:[A-Z]?+(?=[b-df-hj-np-tv-z]{0,3}[aeiouy])[a-z]{2,20}+){1,4}+\d{0,3}+"
+    r"|[a-z]?+\d{1,8}+[a-z]?+)(?![A-Za-z0-9])"
+)
+PLAIN_NAME: Final = rf"{_PLAIN_WORD}(?:[-_]{_PLAIN_PART}){{1,9}}+"
+"""A name that somebody gave: words, versions and dates between hyphens. What is random has none."""
 
 PASSWORDS_WITHIN: Final = tuple(
     "passwort kennwort wachtwoord lösenord losenord adgangskode salasana contraseña contrasena "
@@ -29,6 +37,11 @@ PASSWORDS: Final = frozenset(
 )
 """Those that stand alone: longer words with them mean something else."""
 
+_USERS: Final = (
+    *("db", "database", "smtp", "mail", "email", "ftp", "sftp", "ldap", "redis", "mysql"),
+    *("postgres", "mongo", "user", "admin", "root", "proxy", "auth"),
+)
+
 _NAMED: Final = re.compile(
     "|".join(
         spelled
@@ -41,14 +54,22 @@ _VALUE: Final = (
     r"""|[^\s"',;&\\<>(){}\[\]][^\s"',;&\\<>]{0,512}+)"""
 )
 _GAP: Final = r"""(?:[ ]provided)?(?:\\{0,3}["'])?[ \t]{0,4}[:=][ \t]{0,4}+"""
+_END: Final = r"""\.?(?:[\s"',;&<>(){}\[\]\\]|\Z)"""
+_NOTHING: Final = (
+    r"(?:none|null|nil|missing|absent|unset|undefined|empty|required|invalid|expired|unknown)"
+)
+# What says that there is no secret, or is too short for one.
+_NO_SECRET: Final = rf"""(?!\\{{0,3}}["']?(?:{_NOTHING}|\d{{1,2}}){_END})"""
+_STATED: Final = rf"""(?!\\{{0,3}}["']?{_NOTHING}{_END})"""
 _OPENING: Final = re.compile(r"""\\*["']""")
 _ASSIGNED: Final = re.compile(
     rf"""(?<![a-z0-9])
-    ((?:(?:api|access|secret|private|auth|account|shared|subscription|encryption|signing|master)
+    ((?:(?:api|(?:shared[_\ -]?)?access|secret|private|auth|account|shared
+        |subscription|encryption|signing|master)
         [_\ -]?key
       | (?:client)?secret(?:[_-]?access[_-]?key)? | passw(?:or)?d | passphrase | credentials?
       | pwd(?!=/) ){_GAP})
-    (?!\\{{0,3}}["']?\[){_VALUE}
+    (?!\\{{0,3}}["']?\[){_STATED}{_VALUE}
     |((?<=[a-z0-9])password(?:=|\\{{0,3}}["'][ \t]{{0,4}}:[ \t]{{0,4}}+))
     (?!\\{{0,3}}["']?\[){_VALUE}
     |(?<![a-z0-9])
@@ -59,9 +80,30 @@ _ASSIGNED: Final = re.compile(
     |(?<![a-z0-9])
     ((?:(?:(?:access|refresh|session|security|auth|bearer|csrf|xsrf|api|id)[_-]?)?token
       | sig(?:nature)? | x-amz-(?:signature|credential)){_GAP}["']?+)
-    (?!\[)(?=[^\s"',;&]{{0,200}}\d)[^\s"',;&\\]{{8,4096}}+
+    (?!\[)(?!(?-i:{_PLAIN_WORD}-{PLAIN_NAME}){_END})
+    (?=[^\s"',;&]{{0,200}}\d)[^\s"',;&\\]{{8,4096}}+
     """,
     re.IGNORECASE | re.VERBOSE,
+)
+_OF_USERS: Final = "|".join(
+    rf"(?<=(?<![a-z\d]){user}{joint}pass)" for user in _USERS for joint in ("", "[_-]")
+)
+# PASS and KEY also mean other things: what stands before them and behind them decides.
+_PASS: Final = re.compile(
+    rf"""(pass(?:(?<!\w.{{4}})(?<!\w-.{{4}})(?:=|\\{{0,3}}["'][ \t]{{0,4}}[:=][ \t]{{0,4}}+)
+      |(?<=(?-i:[A-Z\d]_PASS)){_GAP}
+      |(?:{_OF_USERS}){_GAP}))
+    (?!\\{{0,3}}["']?(?:\[|(?:true|false|yes|no|ok|{_NOTHING}|\d{{1,3}}){_END})){_VALUE}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_OTHER_KEYS: Final = (
+    "PUBLIC PRIMARY FOREIGN PARTITION SORT HASH RANGE CACHE IDEMPOTENCY OBJECT S3 INDEX ROW RECORD "
+    "DEDUPE DEDUPLICATION LOOKUP ROUTING GROUP"
+).split()
+_KEY: Final = re.compile(
+    rf"""(_KEY(?<=[A-Z\d]_KEY){"".join(f"(?<!{name}_KEY)" for name in _OTHER_KEYS)}
+    {_GAP}(?:\\{{0,3}}["'])?+)(?=[\w.~+/=-]{{0,200}}\d)[\w.~+/=-]{{16,}}+""",
+    re.VERBOSE,
 )
 
 _NAMES_WITHIN: Final = (*PASSWORDS_WITHIN, r"mot[ _-]de[ _-]passe")
@@ -104,7 +146,8 @@ def _foreign() -> re.Pattern[str]:
     """Return the pattern; to compile it takes milliseconds, which no start should wait for."""
     within, alone = "|".join(_forms(_NAMES_WITHIN)), "|".join(_forms(_NAMES_ALONE))
     return re.compile(
-        rf"((?:{within}|(?<![^\W_])(?:{alone})){_FOREIGN_GAP})(?!\\{{0,3}}[\"']?\[){_VALUE}",
+        rf"((?:{within}|(?<![^\W_])(?:{alone})){_FOREIGN_GAP})(?!\\{{0,3}}[\"']?\[)"
+        rf"{_NO_SECRET}{_VALUE}",
         re.IGNORECASE,
     )
 
@@ -166,6 +209,10 @@ def mask_assigned(text: str) -> str:
     masked = text
     if _NAMED.search(masked) is not None:
         masked = _ASSIGNED.sub(_assigned, masked)
+        if "_KEY" in masked:
+            masked = _KEY.sub(_assigned, masked)
+        if "pass" in masked or "PASS" in masked or "Pass" in masked:
+            masked = _PASS.sub(_assigned, masked)
     lower = masked.lower()
     if (_ASCII_STEM if lower.isascii() else _stem()).search(lower) is not None:
         masked = _foreign().sub(_assigned, masked)

@@ -39,7 +39,8 @@ _WRITTEN_TOGETHER: Final = (
 )
 _KEYS: Final = frozenset(
     "api access secret private auth encryption signing subscription account master shared storage "
-    "ssh pgp gpg license service function host".split()
+    "ssh pgp gpg license service function host openai anthropic azure gemini mistral groq cohere "
+    "maps".split()
 )
 _TOKENS: Final = frozenset(
     "authtoken accesstoken refreshtoken sessiontoken idtoken apitoken bearertoken csrftoken "

@@ -51,6 +51,23 @@ CREDENTIALS = [
     "SG." + LETTERS[:22] + "." + LETTERS,
     "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0." + LETTERS,
     "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----",
+    "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOY\n-----END PGP PRIVATE KEY BLOCK-----",
+    *(
+        start + LETTERS
+        for start in (
+            "nvapi- csk- jina_ vck_ ABSK bedrock-api-key- hvs. dckr_pat_ dop_v1_ glcbt-64_ gldt- "
+            "tskey-auth- lin_api_ ntn_ shpat_ figd_ glsa_ phx_ sbp_ sb_secret_ sntrys_ 1//0"
+        ).split()
+    ),
+    "pa-" + LETTERS + "-_x",
+    "sk_" + "0123456789abcdef" * 3,
+    "fc-" + "0123456789abcdef" * 2,
+    "glsa_" + LETTERS[:32] + "_0123abcd",
+    "NRAK-" + LETTERS[:27].upper(),
+    "AGE-SECRET-KEY-1" + LETTERS.upper(),
+    "123456789:AA" + LETTERS[:33],
+    "discord.com/api/webhooks/123456789012345678/" + LETTERS,
+    "sk-" + LETTERS[:9] + "-" + LETTERS[10:22],
 ]
 
 
@@ -167,7 +184,8 @@ SECRET_KEYS = (
     "api_key apiKey API-KEY x-api-key X-Goog-Api-Key OPENAI_API_KEY apikeys password Password "
     "db_password userPassword passwd passphrase secret client_secret AWS_SECRET_ACCESS_KEY token "
     "access_token refreshToken X-Auth-Token GITHUB_TOKEN access_tokens authorization "
-    "Proxy-Authorization cookie set-cookie credentials private_key ssh-key card_number cvv ssn auth"
+    "Proxy-Authorization cookie set-cookie credentials private_key ssh-key card_number cvv ssn"
+    " auth OPENAI_KEY azure_openai_key GOOGLE_MAPS_KEY"
 ).split()
 PLAIN_KEYS = (
     "input_tokens output_tokens cached_input_tokens max_tokens total_tokens tokens token_count "

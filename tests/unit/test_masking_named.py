@@ -88,6 +88,25 @@ MASKED = [
     ("postgres://u:pa/s/s/@host:5432/db", "postgres://[secret]@host:5432/db"),
     ("redis://:pa/ss@host", "redis://[secret]@host"),
     ("postgres://u:p@ss@host/db", "postgres://[secret]@host/db"),
+    (f"OPENAI_KEY={'0123456789abcdef' * 2}", "OPENAI_KEY=[secret]"),
+    (f"AZURE_OPENAI_KEY={'0123456789abcdef' * 2};", "AZURE_OPENAI_KEY=[secret];"),
+    (f'"GOOGLE_MAPS_KEY": "{LETTERS[:20]}1"', '"GOOGLE_MAPS_KEY": "[secret]"'),
+    ("DB_PASS=hunter2 retry", "DB_PASS=[secret] retry"),
+    ("SMTP_PASS: hunter2", "SMTP_PASS: [secret]"),
+    ("smtp_pass: hunter", "smtp_pass: [secret]"),
+    ("user=ann pass=hunter", "user=ann pass=[secret]"),
+    ("https://x/?user=ann&pass=hunter2", "https://x/?user=ann&pass=[secret]"),
+    ("{'user': 'ann', 'pass': 'hunter'}", "{'user': 'ann', 'pass': '[secret]'}"),
+    ("Endpoint=sb://x;SharedAccessKey=hunter=", "Endpoint=sb://x;SharedAccessKey=[secret]"),
+    ("https://api.telegram.org/bot1234567890:AA" + LETTERS[:33] + "/send",
+     "https://api.telegram.org/bot[secret]/send"),
+    ("token=abc-123456", "token=[secret]"),
+    ("token=nightly-build-2024aB3dE5", "token=[secret]"),
+    ("api key: none-of-yours", "api key: [secret]"),
+    ("mdp: 3141", "mdp: [secret]"),
+    ("sk-learn-pipeline-" + LETTERS[:20] + "1", "[secret]"),
+    ("sk-proj-learn-pipeline-2024", "[secret]"),
+    ("sk-ant-learn-pipeline-2024 sk-or-v1-learn-2024", "[secret] [secret]"),
     ("amqp://u:p/a@s@host, and so on", "amqp://[secret]@host, and so on"),
 ]  # fmt: skip
 
@@ -153,6 +172,32 @@ SURVIVORS = [
     "http://[::1]:8080/u@x",
     "docker://registry:5000/image@sha256",
     "https://example.com/@ann/receipts:latest",
+    "sk-learn-pipeline-model-v2-2024",
+    "sk-estimator-20240101-large",
+    "sk-learn-pipeline-model-v2-2024, fitted",
+    "token=nightly-build-2024",
+    "api key: none",
+    "api_key=None, retry",
+    "credentials: missing",
+    '{"credentials": "missing"}',
+    "mdp: 3",
+    "pass=12 fail=3",
+    "pass=true",
+    "first pass: receipts, tests pass: 12",
+    "first_pass=ocr bypass=all compass: north",
+    f"IDEMPOTENCY_KEY={hashlib.md5(b'x', usedforsecurity=False).hexdigest()}",
+    "S3_KEY=receipts/2026/11/0001.png",
+    "OPENAI_KEY=none CONFIG_KEY=short1",
+    "SharedAccessKeyName=RootManage",
+    "pa-ssion-for-receipts-of-the-store-in-november-2026",
+    f"pa-{hashlib.sha1(b'x', usedforsecurity=False).hexdigest()}",
+    "jina_embeddings_v3_base_en_retrieval_2024",
+    "bedrock-api-key-rotation-schedule-2024",
+    "sb_secret_rotation_interval_2024",
+    "sk_learn_pipeline_model_of_the_store_2024",
+    "fc-layers-of-the-model-2024-large-variant",
+    "at 12:30:05 1234567890:AA and so on, v1//0",
+    "https://discord.com/api/webhooks/ is documented",
     "ratio 3:4, at 12:30:05, a=b, c:d",
 ]
 
@@ -193,6 +238,11 @@ PIECES = [
     "sk-aBcDeFg", "sk-abcdef", "aws ", "aws aB3", "aB3", "aB3/", f"{AWS_SECRET} ",
     f"aws {AWS_SECRET} ", "://a:/", "://a:b/", "://a:b/c@", "://a:b@c@", "://:/a", "://a:1/",
     "a@b@", "secretaccesskey", "secretaccesskey=", "accesstoken", 'apassword": ',
+    "pa-", "pa-A", "pa-aa-", "sk-abc-", "sk-learn-v2-", "token=abc-", "token: abc-abc-1 ", "_KEY=",
+    "A_KEY=", "A_KEY=1", "A_KEY: '", "pass=", "DB_PASS: ", "&pass=a", "smtp_pass", "123456789:AA",
+    "1//0", "bedrock-api-key-", "sk_0", "jina_", "hvs.", "tskey-", "sntrys_", "discord.com/api/",
+    "discord.com/api/webhooks/1234567/", "NRAK-", "sb_secret_", "sb_secret_abc_", "api key: none ",
+    "mdp: 3 ", "-----BEGIN PGP PRIVATE KEY BLOCK-----", "ABSK", "AGE-SECRET-KEY-",
 ]  # fmt: skip
 
 
@@ -233,7 +283,9 @@ BEGINNINGS = [
     ("Authorization Bearer ", "a"), ("://a:", "b"), ("://a:/", "b/"), ("://a:b@", "c@"),
     ("://a:b/c@", "d"), ("--", "a-"), ("--password ", "a"), ("--token ", "a"), ("passwort=", "a"),
     ('passwort="', "\\"), ("passwort: '", "a"), ("aws ", "aB3"), ("aws ", "a/"),
-    ("dbpassword", "="),
+    ("dbpassword", "="), ("sk-", "abc-"), ("sk-abc", "-v2"), ("pa-", "a"), ("pa-abc", "-abc"),
+    ("pa-", "A-"), ("token=", "abc-"), ("A_KEY=", "a"), ("A_KEY=", "1"), ("pass=", "a"),
+    ("1", "2"), ("sk_", "0"), ("jina_", "a"), ("sb_secret_", "a_"), ("ABSK", "a"), ("tskey-", "a-"),
 ]  # fmt: skip
 
 
@@ -261,7 +313,10 @@ def test_masking_a_text_twice_is_masking_it_once(text: str) -> None:
 
 def test_the_names_of_other_tests_hold_too() -> None:
     """As the name of what is assigned in a text, each is known with a value that has digits."""
-    known_as_keys_alone = "cvv ssn card_number ssh-key apikeys auth access_tokens".split()
+    known_as_keys_alone = (
+        "cvv ssn card_number ssh-key apikeys auth access_tokens openai_key azure_openai_key "
+        "google_maps_key"
+    ).split()
     for key in SECRET_KEYS:
         if key.lower() not in known_as_keys_alone:
             assert "a1b2c3d4e5" not in mask(f'{{"{key}": "a1b2c3d4e5"}}'), key
