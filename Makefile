@@ -17,7 +17,7 @@ export PYTHON
 # Tests start hundreds of interpreters, and each would compile all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint types unit stress storm bench goodput format clean help
+.PHONY: run test lint types unit alone stress storm bench goodput format clean help
 
 run:
 	@tools/setup.sh run
@@ -27,7 +27,7 @@ run:
 	@echo "These are the calls of $(SAMPLE), in the store .demo/usage.db. By day and model:"
 	@echo "  tools/demo report --by day,model"
 
-test: lint types unit
+test: lint types unit alone
 
 lint:
 	@tools/setup.sh dev
@@ -42,7 +42,12 @@ types:
 unit:
 	@tools/setup.sh dev
 	@$(BIN)/python tools/dynamodb_local.py fetch || true # the tests say what it means
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 25 --cov --cov-report=term -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 25 --cov --cov-report=term -m "not long and not alone" $(ARGS)
+
+# What measures a rate: beside other tests it would measure those.
+alone:
+	@tools/setup.sh dev
+	$(BIN)/python -m pytest -p no:xdist -m alone
 
 storm:
 	@tools/setup.sh dev
