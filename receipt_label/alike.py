@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from receipt_label.pricing.catalog import Fixed
-from receipt_label.reply_metric import MIN_ID_CHARACTERS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,11 +15,12 @@ if TYPE_CHECKING:
     from receipt_label.pricing import PriceBook
     from receipt_label.pricing.catalog import Quote
     from receipt_label.pricing.tariff import Tariff
-    from receipt_label.usage.reply import Reply
+    from receipt_label.usage.quick import QuickReply
 
 __all__ = ["AlikeCalls"]
 
 REMEMBERED_KINDS: Final = 256
+_DAY_MS: Final = 86_400_000.0  # a call that took longer is looked at
 
 
 class _Kind(NamedTuple):
@@ -48,47 +48,31 @@ class AlikeCalls:
         self._kinds: dict[object, _Kind] = {}
 
     def metric(
-        self, reply: Reply, time: datetime, fields: Mapping[str, Any], latency_ms: float
+        self, reply: QuickReply, time: datetime, fields: Mapping[str, Any], latency_ms: float
     ) -> AIUsageMetric | None:
         """Return the metric of a reply in the context of these ``fields``, as all the rest of this
         package would make it; None where it is not like an earlier one. Raises nothing."""
-        usage, name = reply.usage, reply.response_id
-        ended = reply.metadata.get("finish_reason")
-        kind = self._kinds.get((id(fields), reply.service, reply.model, reply.request_model, ended))
-        if (
-            kind is None
-            or usage is None
-            or usage.details
-            or name is None
-            or len(name) < MIN_ID_CHARACTERS
-        ):
+        kind, tokens = self._kinds.get((id(fields), reply.kind)), reply.tokens
+        if kind is None or reply.details or not 0 <= latency_ms <= _DAY_MS:
             return None
         _, like, quote, tariff = kind
         try:
             tariff = tariff or quote.at(time)
-            cost = None if tariff is None else tariff.charge(usage, 1)
-            if cost.__class__ is not Decimal:
-                return None
-            counts = (
-                usage.input_tokens,
-                usage.cached_input_tokens,
-                usage.cache_write_tokens,
-                usage.output_tokens,
-                usage.reasoning_tokens,
-            )
-            return like.of_another_call(time, name, counts, cost, latency_ms)
         except Exception:  # the long way says what is wrong, or does without it
             return None
+        cost = None if tariff is None else tariff.charge_tokens(tokens)
+        if cost is None or time.tzinfo is not UTC:
+            return None
+        return like.of_another_call(time, reply.response_id, tokens, cost, latency_ms)
 
-    def note(self, reply: Reply, fields: Mapping[str, Any], metric: AIUsageMetric) -> None:
+    def note(self, reply: QuickReply, fields: Mapping[str, Any], metric: AIUsageMetric) -> None:
         """Take note of the metric of a reply: others may be made after it. Raises nothing."""
-        quote = self._book.list_price_of(reply.service, reply.model)
+        service, model, _, _ = reply.kind
+        quote = self._book.list_price_of(service, model)
         if quote is None or metric.price_source != "genai-prices" or metric.usage_details:
             return
         if len(self._kinds) >= REMEMBERED_KINDS:
             self._kinds = {}
-        ended = reply.metadata.get("finish_reason")
-        key = (id(fields), reply.service, reply.model, reply.request_model, ended)
-        self._kinds[key] = _Kind(
+        self._kinds[id(fields), reply.kind] = _Kind(
             fields, metric, quote, quote.tariff if isinstance(quote, Fixed) else None
         )

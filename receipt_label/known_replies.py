@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from receipt_label.reply_metric import MIN_ID_CHARACTERS, REMEMBERED_REPLIES, request_id_of
+from receipt_label.reply_metric import REMEMBERED_REPLIES, request_id_of
+from receipt_label.usage.reply import MIN_ID_CHARACTERS
 
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from receipt_dynamo import AIUsageMetric, PutResult, UsageClient, UsageError, mint_request_id
 from receipt_label import context as contexts
 from receipt_label.alike import AlikeCalls
-from receipt_label.context import as_id
+from receipt_label.context import as_id, entered
 from receipt_label.faults import FaultLog, believable_count, believable_money
 from receipt_label.known_replies import KnownReplies
 from receipt_label.masking import RecordMask
@@ -32,6 +32,7 @@ from receipt_label.usage.reply import Reply, Skipped
 
 if TYPE_CHECKING:
     from receipt_label.exporters import MetricExporter
+    from receipt_label.usage.quick import QuickReply
 
 __all__ = ["Recorder", "TrackerClosedError"]
 
@@ -222,24 +223,26 @@ class Recorder:
             return self._refuse_reply(error, reply)
         return self._keep(reply, metrics)
 
-    def record_quick_reply(self, reply: Reply, latency_ms: float) -> PutResult:
+    def record_quick_reply(self, quick: QuickReply, latency_ms: float) -> PutResult:
         """Record a reply that a ``QuickReader`` has read, as ``record_reply`` does, but sooner
         where it is like an earlier one. Raises nothing unless ``strict``."""
+        alike = self._alike
+        if alike is None or self._closed:
+            return self.record_reply(quick.reply(), latency_ms=latency_ms)
         try:
-            frame = contexts.entered() or contexts.in_force()
-            alike = self._alike
-            metric = None
-            if alike is not None and not self._closed:
-                time = reply.created or self._times.of(reply, self._now())
-                metric = alike.metric(reply, time, frame.fields, latency_ms)
+            frame = entered() or contexts.in_force()
+            created = quick.created
+            time = created or self._times.of(quick.kind[0], quick.response_id, self._now())
+            metric = alike.metric(quick, time, frame.fields, latency_ms)
             if metric is None:
+                reply = quick.reply()
                 metrics = self._metrics(reply, fields={"latency_ms": latency_ms})
-                if alike is not None and not frame.fields.get("price_context"):
-                    alike.note(reply, frame.fields, metrics[0])
+                if not frame.fields.get("price_context"):
+                    alike.note(quick, frame.fields, metrics[0])
                 return self._keep(reply, metrics)
         except Exception as error:
-            return self._refuse_reply(error, reply)
-        self.known.note_id(metric.request_id, metric.service, latency_ms, reply.created)
+            return self._refuse_reply(error, quick.reply())
+        self.known.note_id(metric.request_id, metric.service, latency_ms, created)
         answer = self._client.put_ai_usage_metric(metric)
         if frame.operation is not None or self._observers.export:
             self._observers.tell(metric, answer)
@@ -264,7 +267,7 @@ class Recorder:
             reply = in_variant(reply, variant)
         time = timestamp or reply.created or fallback_timestamp
         if time is None:
-            time = self._times.of(reply, self._now())
+            time = self._times.of(reply.service, reply.response_id, self._now())
         elif reply.created is None:
             self._times.note(reply, time)
         identity = self._identity(request_id) or request_id_of(reply) or fallback_request_id

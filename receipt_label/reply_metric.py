@@ -16,7 +16,7 @@ import msgspec
 from receipt_dynamo import AIUsageMetric
 from receipt_label.pricing import Price, PriceBook
 from receipt_label.pricing.money import fit
-from receipt_label.usage.reply import Usage
+from receipt_label.usage.reply import MIN_ID_CHARACTERS, Usage
 
 if TYPE_CHECKING:
     from receipt_label.usage.reply import Reply
@@ -34,9 +34,6 @@ __all__ = [
 ]
 
 Mask = Callable[[dict[str, Any]], None]
-
-MIN_ID_CHARACTERS = 20
-"""Vendors' ids below this length repeat (``chatcmpl-887``, ``stub``): they are no identity."""
 
 REMEMBERED_REPLIES = 4096
 _REQUEST_ID_BYTES = 512
@@ -67,11 +64,11 @@ class ReplyTimes:
                 if len(self._times) > REMEMBERED_REPLIES:
                     self._times.popitem(last=False)
 
-    def of(self, reply: Reply, now: datetime) -> datetime:
+    def of(self, service: str, response_id: str | None, now: datetime) -> datetime:
         """Return the time of a reply without one: ``now``, or what it was given before."""
-        if reply.response_id is None or len(reply.response_id) < MIN_ID_CHARACTERS:
+        if response_id is None or len(response_id) < MIN_ID_CHARACTERS:
             return now
-        key = (reply.service, reply.response_id)
+        key = (service, response_id)
         with self._lock:
             time = self._times.setdefault(key, now)
             self._times.move_to_end(key)

@@ -97,7 +97,7 @@ class SpoolWriter:
         not stored, and its neighbours are not harmed. After a failed fdatasync it may be there all
         the same: to store it again under its identity does no harm.
         """
-        line = b"%08x %b\n" % (crc32(payload), payload)  # what encode_line says, in place
+        line = b"%08x " % crc32(payload) + payload + b"\n"  # what encode_line says, in place
         if self._pid != os.getpid():  # a fork in C, which no at-fork hook saw
             notice_fork()
         with self._lock:

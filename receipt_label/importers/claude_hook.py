@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from receipt_label.usage.reply import MIN_ID_CHARACTERS
 from receipt_label.uses import Use
 
 __all__ = ["clean_name", "read_hook", "skill_of", "subagent_request_id"]
 
 _NAME_BYTES = 256
 _FOREVER_MS = 1e12
-_MIN_ID_CHARACTERS = 20  # as for the ids of replies: shorter ones repeat
 _PAIRED = frozenset(
     {"PreToolUse", "PermissionRequest", "PostToolBatch", "SubagentStart", "PostCompact"}
 )
@@ -65,7 +65,7 @@ def _tool_use(event: dict[str, Any], *, failed: bool) -> Use:
         skill=skill,
         subagent=clean_name(event.get("agent_type")) if event.get("agent_id") else None,
         session_id=clean_name(event.get("session_id")),
-        request_id=use_id if use_id and len(use_id) >= _MIN_ID_CHARACTERS else None,
+        request_id=use_id if use_id and len(use_id) >= MIN_ID_CHARACTERS else None,
         outcome=None if error is None else "failure",
         error=error,
         duration_ms=_milliseconds(event.get("duration_ms")),

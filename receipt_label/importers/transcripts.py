@@ -16,11 +16,11 @@ from typing import Any
 from receipt_dynamo import AIUsageMetric
 from receipt_label.importers.claude_hook import clean_name, skill_of, subagent_request_id
 from receipt_label.importers.exact_json import line_id
+from receipt_label.usage.reply import MIN_ID_CHARACTERS
 from receipt_label.uses import UNFINISHED, Use
 
 __all__ = ["AgentNames", "CallDraft", "Draft", "Transcript", "UseDraft"]
 
-MIN_ID_CHARACTERS = 20  # shorter ids repeat, as of replies
 _SYNTHETIC = "<synthetic>"
 _NAMELESS = "unknown"
 _INTERNAL_AGENT = re.compile(r"a([a-z_]{3,})-")  # acompact-..., aprompt_suggestion-...

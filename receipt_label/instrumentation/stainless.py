@@ -28,10 +28,8 @@ from receipt_label.instrumentation.calls import (
 from receipt_label.instrumentation.event_log import body_of, has_events, hide_usage_of
 from receipt_label.instrumentation.http_streams import watch_response
 from receipt_label.instrumentation.twins import CopyOf
-from receipt_label.reply_metric import MIN_ID_CHARACTERS
 from receipt_label.usage.address import locate
-from receipt_label.usage.quick import QuickReader, quick_reader
-from receipt_label.usage.reply import Reply
+from receipt_label.usage.quick import QuickReader, QuickReply, quick_reader
 
 __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 
@@ -48,15 +46,15 @@ class Exchange(Call):
     """One ``client.request``, from its start to the last of its answers.
 
     ``address`` is what the SDK was asked for; ``fetches``: by a GET, which makes nothing new.
-    ``quick`` reads its whole answer the short way, where there is one. ``known``: it is recorded
-    under an id of the vendor's, by which whatever is made of it is told.
+    ``quick`` reads its whole answer the short way, where there is one. ``unnamed``: it is answered,
+    and perhaps not under an id of the vendor's, by which what is made of the answer is told.
     """
 
     address: str
     fetches: bool
     quick: QuickReader | None
     answered: bool = False
-    known: bool = False
+    unnamed: bool = False
     hide_usage: bool = False
 
 
@@ -171,7 +169,7 @@ class _Hooks:
         self._dialect = dialect
         self._service = dialect.service(client)
         self._rewrites = dialect.rewrites(client)
-        self._base: tuple[object, str] = (None, "")
+        self._begin = self._beginning()
 
     def sync_request(self) -> Callable[..., Any]:
         """Return ``request``: times the exchange, and records it where it fails."""
@@ -191,7 +189,7 @@ class _Hooks:
                 raise
             finally:
                 _in_progress.reset(token)
-            if exchange is not None and exchange.answered and not exchange.known:
+            if exchange is not None and exchange.unnamed:
                 exchange.made(result)
             return result
 
@@ -216,7 +214,7 @@ class _Hooks:
             finally:
                 with suppress(ValueError):  # a coroutine that another context closes
                     _in_progress.reset(token)
-            if exchange is not None and exchange.answered and not exchange.known:
+            if exchange is not None and exchange.unnamed:
                 exchange.made(result)
             return result
 
@@ -228,6 +226,7 @@ class _Hooks:
         What it returns is awaited by an asynchronous client.
         """
         make, answered, in_progress = self._process, self._answered, _in_progress.get
+        clock, record = self._instrument.clock, self._instrument.tracker.record_quick_reply
 
         @functools.wraps(make)
         def process(*args: Any, **kwargs: Any) -> Any:
@@ -238,20 +237,14 @@ class _Hooks:
                 if exchange is _ELSEWHERE:
                     exchange = self._begun_elsewhere(kwargs)
                 if exchange is not None:
-                    response, quick = kwargs["response"], exchange.quick
-                    reply = None
+                    response, quick, reply = kwargs["response"], exchange.quick, None
                     if quick is not None and response.status_code < _REFUSED and response.is_closed:
                         reply = quick(response.content, exchange.request_model)
                     if reply is None or kwargs.get("retries_taken"):
                         answered(exchange, response, reply, kwargs.get("retries_taken"))
                     else:
                         exchange.answered = True
-                        exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
-                        instrument = exchange.instrument
-                        seconds = instrument.clock() - exchange.started
-                        instrument.tracker.record_quick_reply(
-                            reply, int(seconds * 1e6 + 0.5) / 1000
-                        )
+                        record(reply, int((clock() - exchange.started) * 1e6 + 0.5) / 1000)
             except Exception as fault:
                 log_fault(fault)
             return make(*args, **kwargs)
@@ -294,34 +287,41 @@ class _Hooks:
 
         return reduce_ex
 
-    def _begin(self, options: Any) -> Exchange | None:
-        try:
-            base = self._client.base_url
-            if base is not self._base[0]:  # as text it takes longer than all the rest of this
-                self._base = base, str(base)
-            route = _route(self._base[1], options.method, options.url, self._service)
-            if not route.watched:
+    def _beginning(self) -> Callable[[Any], Exchange | None]:
+        """Return what begins an exchange, or says None where none is to be recorded."""
+        client, service, instrument = self._client, self._service, self._instrument
+        clock = instrument.clock
+        state = vars(client)
+        # A property of the SDK's, whose code is in no cache, takes as long as all the rest of this.
+        is_plain = state.get(_BASE_URL) is client.base_url
+        base: object = None
+        base_text = ""
+
+        def begin(options: Any) -> Exchange | None:
+            nonlocal base, base_text
+            try:
+                now = state[_BASE_URL] if is_plain else client.base_url
+                if now is not base:  # as text it takes longer still
+                    base_text = str(now)
+                    base = now
+                url, operation, fetches, watched, quick = _route(
+                    base_text, options.method, options.url, service
+                )
+                if not watched:
+                    return None
+                body = options.json_data
+                is_mapping = type(body) is dict or isinstance(body, Mapping)
+                model = body.get("model") if is_mapping else None
+                if model.__class__ is not str:
+                    model = model if isinstance(model, str) else None
+                return Exchange(
+                    instrument, url, service, operation, model, clock(), url, fetches, quick
+                )
+            except Exception as fault:
+                log_fault(fault)
                 return None
-            body = options.json_data
-            is_mapping = type(body) is dict or isinstance(body, Mapping)
-            model = body.get("model") if is_mapping else None
-            asked = model if isinstance(model, str) else None
-            url, operation, fetches, _, quick = route
-            instrument = self._instrument
-            return Exchange(
-                instrument,
-                url,
-                self._service,
-                operation,
-                asked,
-                instrument.clock(),
-                url,
-                fetches,
-                quick,
-            )
-        except Exception as fault:
-            log_fault(fault)
-            return None
+
+        return begin
 
     def _prepared(self, exchange: Exchange, options: Any) -> Any:
         try:
@@ -352,7 +352,7 @@ class _Hooks:
         return False
 
     def _answered(
-        self, exchange: Exchange, response: Any, reply: Reply | None, retries: object
+        self, exchange: Exchange, response: Any, reply: QuickReply | None, retries: object
     ) -> None:
         """Record an answer: now where it has been read, else as its owner reads it. Raises what
         that raises."""
@@ -361,9 +361,9 @@ class _Hooks:
         exchange.answered = True
         metadata = _attempts(retries)
         if reply is not None:
-            exchange.known = len(reply.response_id or "") >= MIN_ID_CHARACTERS
-            exchange.reply(reply, metadata=metadata)
+            exchange.reply(reply.reply(), metadata=metadata)
             return
+        exchange.unnamed = True
         if self._dialect.answered(exchange, response, metadata) or exchange.fetches:
             return
         if not response.is_closed:
@@ -381,6 +381,7 @@ class _Hooks:
             hide_usage_of(response)
 
 
+_BASE_URL = "_base_url"
 _REFUSED = 300
 _BUILDS = "_build_request"
 _RETRY_COUNT = "x-stainless-retry-count"

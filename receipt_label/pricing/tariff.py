@@ -86,11 +86,12 @@ class Tariff:
     rates: tuple[Rate, ...]
     thresholds: tuple[int, ...]
     bands: tuple[Band, ...]
-    band: Band = field(repr=False)
+    core: tuple[int, int, int, int, int, int] | None = field(repr=False)
     denominator: int
     quantum: Decimal | None
     prices_input: bool
     prices_output: bool
+    token_quantum: Decimal | None = field(repr=False)
     needs_usage: bool
     free_of_charge: bool
     minimum_seconds: int
@@ -121,15 +122,33 @@ class Tariff:
             or (api_calls > 1 and self.thresholds)
         ):
             return self._charge_counts(usage, api_calls)
-        per_input, per_output, per_cached, per_written, per_reasoning, per_request = (
-            self.bands[bisect_left(self.thresholds, tokens_in)] if self.thresholds else self.band
-        ).core
+        core = self.core or self.bands[bisect_left(self.thresholds, tokens_in)].core
+        per_input, per_output, per_cached, per_written, per_reasoning, per_request = core
         total = tokens_in * per_input + tokens_out * per_output + api_calls * per_request
         if cached or written or reasoning:
             total += cached * per_cached + written * per_written + reasoning * per_reasoning
         if total.__class__ is not int or not 0 < total < EXACT_BELOW:
             return self._charge_counts(usage, api_calls)
         return times(total, self.quantum)
+
+    def charge_tokens(
+        self, tokens: tuple[int, int | None, int | None, int, int | None]
+    ) -> Decimal | None:
+        """Return what one call costs in USD whose counts are known to add up (input, cached reads,
+        cache writes, output, reasoning); None where ``charge`` has to look. Thread-safe."""
+        sent, read, written, made, thought = tokens
+        core = self.core or self.bands[bisect_left(self.thresholds, sent)].core
+        per_input, per_output, per_cached, per_written, per_reasoning, per_request = core
+        total = sent * per_input + made * per_output + per_request
+        if read:
+            total += read * per_cached
+        if written:
+            total += written * per_written
+        if thought:
+            total += thought * per_reasoning
+        if self.token_quantum is None or not 0 < total < EXACT_BELOW:
+            return None
+        return times(total, self.token_quantum)
 
     def _charge_counts(self, usage: Usage | None, api_calls: int) -> Decimal | Refusal:
         """Charge any usage: details, unknown counts, fractions of a unit, none at all."""
@@ -304,15 +323,17 @@ def compile_tariff(
     denominator = common_denominator(fractions)
     places = decimal_places(denominator)
     bands = tuple(_band(weights, denominator) for weights in sums)
+    quantum = None if places is None else Decimal((0, (1,), -places))
     return Tariff(
         rates=tuple(rates),
         thresholds=thresholds,
         bands=bands,
-        band=bands[0],
+        core=None if thresholds else bands[0].core,
         denominator=denominator,
-        quantum=None if places is None else Decimal((0, (1,), -places)),
+        quantum=quantum,
         prices_input="input_tokens" in priced,
         prices_output="output_tokens" in priced,
+        token_quantum=quantum if {"input_tokens", "output_tokens"} <= priced.keys() else None,
         needs_usage=any(name != REQUESTS for name in priced) or not priced,
         free_of_charge=free_of_charge,
         minimum_seconds=minimum_seconds,

@@ -10,32 +10,68 @@ Where both can read a reply they say the same (tests/unit/test_usage_quick.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from receipt_label.usage.address import locate
-from receipt_label.usage.figures import MAX_TOKENS, word
-from receipt_label.usage.reading import ORDINARY_TIERS
-from receipt_label.usage.reply import Reply, Usage
+from receipt_label.usage.figures import MAX_TOKENS
+from receipt_label.usage.reply import MIN_ID_CHARACTERS, Reply, Usage
 
-__all__ = ["QuickReader", "quick_reader"]
+__all__ = ["QuickReader", "QuickReply", "quick_reader"]
 
-QuickReader = Callable[[bytes, str | None], Reply | None]
+
+class QuickReply(msgspec.Struct, frozen=True):
+    """What a ``QuickReader`` reads: some facts of a Reply, in the form in which most metrics are
+    made of them. All others are a Reply's defaults.
+
+    ``kind`` is what many replies have in common: the service, the model, the one that was asked
+    for, the reason to stop. ``response_id`` is ASCII of 20 to 128 characters. ``tokens`` are the
+    input, cached reads, cache writes, output and reasoning, as in ``Usage``: they add up.
+    """
+
+    kind: tuple[str, str, str | None, str | None]
+    response_id: str
+    created: datetime | None
+    tokens: Tokens
+    details: Mapping[str, int | float] | None = None
+
+    def reply(self) -> Reply:
+        """Return the same as any other reply."""
+        service, model, request_model, reason = self.kind
+        sent, read, written, made, reasoning = self.tokens
+        return Reply(
+            service=service,
+            model=model,
+            operation="chat",
+            request_model=request_model,
+            response_id=self.response_id,
+            created=self.created,
+            usage=Usage(
+                input_tokens=sent,
+                cached_input_tokens=read,
+                cache_write_tokens=written,
+                output_tokens=made,
+                reasoning_tokens=reasoning,
+                details=self.details or {},
+            ),
+            metadata={} if reason is None else {"finish_reason": reason},
+        )
+
+
+Tokens = tuple[int, int | None, int | None, int, int | None]
+
+QuickReader = Callable[[bytes, str | None], QuickReply | None]
 """From the bytes of a reply, and the model that was asked for, to the reply; None where the long
 way has to read it. Thread-safe. Raises nothing."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST: Final = datetime(2015, 1, 1, tzinfo=UTC).timestamp()
+_from_seconds: Final = datetime.fromtimestamp
+_FIRST: Final = int(datetime(2015, 1, 1, tzinfo=UTC).timestamp())
 _DAY: Final = 86_400
-_ID_CHARACTERS: Final = 128  # 512 bytes at most
 _UNREADABLE: Final = (ValueError, OverflowError, RecursionError)
-
-_REASONS: Final = frozenset("stop length tool_calls end_turn tool_use max_tokens".split())
-"""The words for it that most replies have; any other is looked at by a regular expression."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 _Zero = Literal[0] | None
@@ -43,8 +79,28 @@ _Never = Annotated[str, msgspec.Meta(min_length=1, max_length=0)]
 """The type of a key that must not be there: no value fits."""
 
 
+_Model = Annotated[str, msgspec.Meta(min_length=1)]
+_Id = Annotated[str, msgspec.Meta(min_length=MIN_ID_CHARACTERS, max_length=128)]
+_Created = Annotated[int, msgspec.Meta(ge=_FIRST)]
+_Tier = Literal[None, "default", "standard", "auto", "standard_only"]
+_Reason = Literal[
+    None,
+    "stop",
+    "length",
+    "tool_calls",
+    "content_filter",
+    "function_call",
+    "end_turn",
+    "max_tokens",
+    "stop_sequence",
+    "tool_use",
+    "pause_turn",
+    "refusal",
+]
+
+
 class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
+    finish_reason: _Reason = None
 
 
 # Fields stand in the order in which vendors write them: each is then found without a search.
@@ -73,15 +129,24 @@ _NO_SENT: Final = _Sent()
 _NO_MADE: Final = _Made()
 
 
-class _ChatUsage(msgspec.Struct, forbid_unknown_fields=True):
-    prompt_tokens: _Count
-    completion_tokens: _Count
+class _Usage(msgspec.Struct, forbid_unknown_fields=True):
+    input_tokens: _Count
+    output_tokens: _Count
     total_tokens: _Count
-    prompt_tokens_details: _Sent | None = None
-    completion_tokens_details: _Made | None = None
+    input_tokens_details: _Sent | None = None
+    output_tokens_details: _Made | None = None
 
 
-class _ResponseUsage(msgspec.Struct, forbid_unknown_fields=True):
+class _ChatUsage(
+    msgspec.Struct,
+    forbid_unknown_fields=True,
+    rename={
+        "input_tokens": "prompt_tokens",
+        "output_tokens": "completion_tokens",
+        "input_tokens_details": "prompt_tokens_details",
+        "output_tokens_details": "completion_tokens_details",
+    },
+):
     input_tokens: _Count
     output_tokens: _Count
     total_tokens: _Count
@@ -95,13 +160,14 @@ _NAMES: Final = {"upper_error": "Error", "record_id": "recordId", "expire_time":
 
 
 class _Chat(msgspec.Struct, kw_only=True, rename=_NAMES):
-    id: str
+    id: _Id
     object: Literal["chat.completion"]
-    created: int
-    model: str
+    created: _Created
+    model: _Model
     choices: list[_Choice] = []
     usage: _ChatUsage
-    service_tier: str | None = None
+    service_tier: _Tier = None
+    system_fingerprint: str | None = None
     error: None = None
     upper_error: _Never = ""
     custom_id: _Never = ""
@@ -120,16 +186,17 @@ class _Tools(msgspec.Struct):
     web_search: _Searches | None = None
 
 
-class _Response(msgspec.Struct, kw_only=True, rename=_NAMES):
-    id: str
+class _Response(msgspec.Struct, kw_only=True, rename={**_NAMES, "created": "created_at"}):
+    id: _Id
     object: Literal["response"]
-    created_at: int
+    created: _Created
     status: Literal["completed"]
     error: None = None
-    model: str
-    service_tier: str | None = None
+    model: _Model
+    choices: ClassVar[list[_Choice]] = []
+    service_tier: _Tier = None
     tool_usage: _Tools | None = None
-    usage: _ResponseUsage
+    usage: _Usage
     upper_error: _Never = ""
     custom_id: _Never = ""
     record_id: _Never = ""
@@ -165,15 +232,15 @@ class _MessageUsage(msgspec.Struct, forbid_unknown_fields=True):
     cache_creation: _Written | None = None
     output_tokens_details: _Thought | None = None
     server_tool_use: _ServerTools | None = None
-    service_tier: str | None = None
+    service_tier: _Tier = None
     inference_geo: Literal["", "global", "not_available"] | None = None
 
 
 class _Message(msgspec.Struct, kw_only=True, rename=_NAMES):
-    model: str
-    id: str
+    model: _Model
+    id: _Id
     type: Literal["message"]
-    stop_reason: str | None = None
+    stop_reason: _Reason = None
     usage: _MessageUsage
     error: None = None
     upper_error: _Never = ""
@@ -185,11 +252,6 @@ class _Message(msgspec.Struct, kw_only=True, rename=_NAMES):
     model_version: _Never = ""
     object: _Never = ""
     created_at: _Never = ""
-
-
-_decode_chat: Final = msgspec.json.Decoder(_Chat).decode
-_decode_response: Final = msgspec.json.Decoder(_Response).decode
-_decode_message: Final = msgspec.json.Decoder(_Message).decode
 
 
 def quick_reader(url: str, service: str | None = None) -> QuickReader | None:
@@ -211,91 +273,60 @@ def quick_reader(url: str, service: str | None = None) -> QuickReader | None:
     }.get((service or where.service or "", path.rpartition("/")[2]))
 
 
-# Few functions, with what is common in line: code that runs once a call is in no cache, and each
-# function more is as slow as ten of its lines.
+# One function for each, with all in line: code that runs once a call is in no cache, and a function
+# more is as slow as ten of its lines.
 
 
-def _read_chat(content: bytes, request_model: str | None) -> Reply | None:
-    try:
-        body = _decode_chat(content)
-        usage, choices = body.usage, body.choices
-        return _counted(
-            body,
-            request_model,
-            (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens),
-            usage.prompt_tokens_details or _NO_SENT,
-            usage.completion_tokens_details or _NO_MADE,
-            body.created,
-            choices[0].finish_reason if choices else None,
-        )
-    except _UNREADABLE:
-        return None
+def _reader_of(kind: type[_Chat] | type[_Response]) -> QuickReader:
+    """Return what reads bodies of OpenAI's."""
+    decode: Callable[[bytes], _Chat | _Response] = msgspec.json.Decoder(kind).decode
+    latest = 0.0  # no reply is of the day after tomorrow; asked for again when it is reached
 
-
-def _read_response(content: bytes, request_model: str | None) -> Reply | None:
-    try:
-        body = _decode_response(content)
-        if body.id.startswith("modr-"):
+    def read(content: bytes, request_model: str | None) -> QuickReply | None:
+        nonlocal latest
+        try:
+            body = decode(content)
+            usage, choices, model, name = body.usage, body.choices, body.model, body.id
+            sent, made = usage.input_tokens, usage.output_tokens
+            cached = written = reasoning = None
+            into, out = usage.input_tokens_details, usage.output_tokens_details
+            if into is not None:
+                cached, written = into.cached_tokens, into.cache_write_tokens
+            if out is not None:
+                reasoning = out.reasoning_tokens
+            if (
+                usage.total_tokens != sent + made
+                or (cached or 0) + (written or 0) > sent
+                or (reasoning or 0) > made
+                or "/" in model
+                or name[:5] == "modr-"
+                or not name.isascii()
+            ):
+                return None
+            created = body.created
+            if created > latest:
+                latest = time.time() + _DAY
+                if created > latest:
+                    return None
+            return QuickReply(
+                ("openai", model, request_model, choices[0].finish_reason if choices else None),
+                name,
+                _from_seconds(created, UTC),
+                (sent, cached, written, made, reasoning),
+            )
+        except _UNREADABLE:
             return None
-        usage = body.usage
-        return _counted(
-            body,
-            request_model,
-            (usage.input_tokens, usage.output_tokens, usage.total_tokens),
-            usage.input_tokens_details or _NO_SENT,
-            usage.output_tokens_details or _NO_MADE,
-            body.created_at,
-            None,
-        )
-    except _UNREADABLE:
-        return None
+
+    return read
 
 
-def _counted(
-    body: _Chat | _Response,
-    request_model: str | None,
-    tokens: tuple[int, int, int],
-    into: _Sent,
-    out: _Made,
-    created: int,
-    reason: str | None,
-) -> Reply | None:
-    """Return the reply of a body of OpenAI's, or None where its figures do not add up, or something
-    in it needs a closer look."""
-    sent, made, total = tokens
-    cached, written, reasoning = into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens
-    model, name, tier = body.model, body.id, body.service_tier
-    if (
-        total != sent + made
-        or (cached or 0) + (written or 0) > sent
-        or (reasoning is not None and reasoning > made)
-        or not _FIRST <= created <= time.time() + _DAY
-        or not model
-        or "/" in model
-        or not 0 < len(name) <= _ID_CHARACTERS
-        or not (tier is None or tier in ORDINARY_TIERS)
-    ):
-        return None
-    finish = reason if reason is None or reason in _REASONS else word(reason)
-    return Reply(
-        service="openai",
-        model=model,
-        operation="chat",
-        request_model=request_model,
-        response_id=name,
-        created=_EPOCH + timedelta(0, created),
-        usage=Usage(
-            input_tokens=sent,
-            cached_input_tokens=cached,
-            cache_write_tokens=written,
-            output_tokens=made,
-            reasoning_tokens=reasoning,
-        ),
-        metadata={} if finish is None else {"finish_reason": finish},
-    )
+_read_chat: Final = _reader_of(_Chat)
+_read_response: Final = _reader_of(_Response)
+_decode_message: Final = msgspec.json.Decoder(_Message).decode
 
 
-def _read_message(content: bytes, request_model: str | None) -> Reply | None:
+def _read_message(content: bytes, request_model: str | None) -> QuickReply | None:
+    """Read a body of Anthropic's."""
     try:
         body = _decode_message(content)
     except _UNREADABLE:
@@ -319,28 +350,13 @@ def _read_message(content: bytes, request_model: str | None) -> Reply | None:
             details["cache_write_1h_tokens"] = long
     elif kinds is not None and (kinds.ephemeral_5m_input_tokens or kinds.ephemeral_1h_input_tokens):
         return None
-    model, name, tier, reason = body.model, body.id, usage.service_tier, body.stop_reason
-    if (
-        not model
-        or "/" in model
-        or not 0 < len(name) <= _ID_CHARACTERS
-        or not (tier is None or tier in ORDINARY_TIERS)
-    ):
+    model, name = body.model, body.id
+    if sent > MAX_TOKENS or "/" in model or not name.isascii():
         return None
-    finish = reason if reason is None or reason in _REASONS else word(reason)
-    return Reply(
-        service="anthropic",
-        model=model,
-        operation="chat",
-        request_model=request_model,
-        response_id=name,
-        usage=Usage(
-            input_tokens=sent,
-            cached_input_tokens=read,
-            cache_write_tokens=written,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=reasoning,
-            details=details,
-        ),
-        metadata={} if finish is None else {"finish_reason": finish},
+    return QuickReply(
+        ("anthropic", model, request_model, body.stop_reason),
+        name,
+        None,
+        (sent, read, written, usage.output_tokens, reasoning),
+        details,
     )

@@ -18,6 +18,9 @@ from typing import Literal
 
 import msgspec
 
+MIN_ID_CHARACTERS = 20
+"""Vendors' ids below this length repeat (``chatcmpl-887``, ``stub``): they are no identity."""
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Billable units of one call.

@@ -323,15 +323,12 @@ def test_times_given_to_replies_are_kept_for_the_last_4096(tracker: AIUsageTrack
     from receipt_label.usage import Reply
 
     times = reply_metric.ReplyTimes()
-    replies = [
-        Reply(service="s", model="m", operation="o", response_id=f"reply-{n:020d}")
-        for n in range(4097)
-    ]
-    for n, reply in enumerate(replies):
-        assert times.of(reply, NOON + timedelta(seconds=n)) == NOON + timedelta(seconds=n)
+    names = [f"reply-{n:020d}" for n in range(4097)]
+    for n, name in enumerate(names):
+        assert times.of("s", name, NOON + timedelta(seconds=n)) == NOON + timedelta(seconds=n)
     later = NOON + timedelta(days=1)
-    assert times.of(replies[-1], later) == NOON + timedelta(seconds=4096)
-    assert times.of(replies[0], later) == later
+    assert times.of("s", names[-1], later) == NOON + timedelta(seconds=4096)
+    assert times.of("s", names[0], later) == later
     assert len(times._times) == 4096
 
 
