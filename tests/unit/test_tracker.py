@@ -320,7 +320,6 @@ def test_a_child_forked_while_another_thread_logs_a_fault_does_not_wait(
 
 def test_times_given_to_replies_are_kept_for_the_last_4096(tracker: AIUsageTracker) -> None:
     """Memory stays bounded, however long a pipeline runs."""
-    from receipt_label.usage import Reply
 
     times = reply_metric.ReplyTimes()
     names = [f"reply-{n:020d}" for n in range(4097)]
