@@ -10,7 +10,7 @@ from receipt_dynamo.destinations import place_of
 from receipt_dynamo.errors import ConfigurationError
 from receipt_dynamo.health import Health, HealthLevel, HealthReason
 from receipt_dynamo.settings import Settings
-from receipt_dynamo.stores import check_destination
+from receipt_dynamo.stores import check_destination, check_region
 
 __all__ = ["RULES", "Rule", "judge", "plain_duration"]
 
@@ -53,6 +53,7 @@ def judge(health: Health, settings: Settings) -> Health:
 def _destination(_health: Health, settings: Settings) -> Case:
     try:
         check_destination(settings)
+        check_region(settings)
     except ConfigurationError as error:
         return HealthLevel.CRITICAL, str(error)
     return None
@@ -195,8 +196,10 @@ RULES = (
     Rule(
         "destination",
         "",
-        "production or staging without a table: no pipeline starts, nothing is recorded",
-        "set `DYNAMODB_TABLE_NAME`, or `ENVIRONMENT=development` for the embedded store",
+        "production or staging without a table: no pipeline starts, nothing is recorded; a table "
+        "without a region: nothing is delivered",
+        "set `DYNAMODB_TABLE_NAME`, or `ENVIRONMENT=development` for the embedded store; set "
+        "`AWS_REGION`",
         _destination,
     ),
     Rule(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from receipt_dynamo.aws_profile import region_of_profile
 from receipt_dynamo.environment import Environment, environment_source
 from receipt_dynamo.errors import ConfigurationError
 
@@ -41,7 +42,8 @@ class Settings:
     records, and from which age of the oldest, health is a warning or critical, say
     ``health_warning_pending``, ``health_critical_pending``, ``health_warning_age_seconds`` and
     ``health_critical_age_seconds``. ``senders`` batches at most are on their way to a table at a
-    time; after ``retention_days`` DynamoDB deletes a metric (None: never).
+    time; after ``retention_days`` DynamoDB deletes a metric (None: never). ``other_spool`` is
+    another destination, whose spool is delivered to the place that these settings name.
     """
 
     usage_dir: Path
@@ -65,6 +67,7 @@ class Settings:
     health_critical_age_seconds: float = 600.0
     senders: int = 4
     retention_days: float | None = None
+    other_spool: str | None = None
 
     def __post_init__(self) -> None:
         for name, words in _WORDS.items():
@@ -106,6 +109,8 @@ class Settings:
 
         Whatever the environment says, it is one name within ``spool/``, and none of a line break.
         """
+        if self.other_spool is not None:
+            return self.other_spool
         if self.table_name is None:
             return "local"
         place = self.region or "us-east-1"
@@ -167,6 +172,8 @@ class Settings:
         if unknown:
             raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}")
         found.update((name, value) for name, value in explicit.items() if value is not None)
+        if "table_name" in found and "region" not in found:
+            found["region"] = region_of_profile(variables)
         return cls(**found)
 
 

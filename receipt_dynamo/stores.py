@@ -6,7 +6,7 @@ from receipt_dynamo.errors import ConfigurationError
 from receipt_dynamo.settings import Settings
 from receipt_dynamo.store import UsageStore
 
-__all__ = ["check_destination", "open_store"]
+__all__ = ["check_destination", "check_region", "open_store"]
 
 
 def check_destination(settings: Settings) -> None:
@@ -16,6 +16,16 @@ def check_destination(settings: Settings) -> None:
             f"DYNAMODB_TABLE_NAME is not set, and {settings.environment_variable} says "
             f"{settings.environment}. Set it, or set ENVIRONMENT=development to use the local "
             "store."
+        )
+
+
+def check_region(settings: Settings) -> None:
+    """Raise ConfigurationError where no request could be made. Recording goes on all the same: it
+    asks nobody, and a region that is set later finds all of it."""
+    if settings.table_name is not None and not (settings.region or settings.endpoint_url):
+        raise ConfigurationError(
+            f"the table {settings.table_name} is named, but no AWS region is. Set AWS_REGION to "
+            "the region of the table."
         )
 
 

@@ -57,12 +57,12 @@ def open_client(settings: Settings | None = None) -> Iterator[UsageClient]:
         client.close()
 
 
-def note_other_destinations(settings: Settings) -> None:
+def note_other_destinations(settings: Settings, what: str = "not shown here") -> None:
     """Name every other destination whose records wait in a spool, and who delivers them."""
     for destination, count in waiting_elsewhere(settings).items():
         records = counted(count, "record")
         place = place_of(destination)
-        note(f"not shown here: {records} waiting for {place}. To deliver: {way_to(destination)}")
+        note(f"{what}: {records} waiting for {place}. To deliver: {way_to(destination)}")
 
 
 def note_dead_letters(settings: Settings) -> None:

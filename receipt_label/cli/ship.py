@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Self
@@ -16,7 +17,7 @@ from receipt_label.cli.output import counted, note, write_json
 from receipt_label.cli.progress import records_bar
 
 if TYPE_CHECKING:
-    from receipt_dynamo import UsageClient
+    from receipt_dynamo import Settings, UsageClient
 
 __all__ = ["command"]
 
@@ -36,8 +37,11 @@ _SUMMARY_SECONDS = 60.0
     help="Give up when nothing was delivered for this long.",
 )
 @click.option("--to-table", metavar="NAME", help="Bring the embedded store into this table.")
+@click.option("--from", "source", metavar="DESTINATION", help="Deliver another's spool to here.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
-def command(follow: bool, timeout: float, to_table: str | None, as_json: bool) -> int:
+def command(
+    follow: bool, timeout: float, to_table: str | None, source: str | None, as_json: bool
+) -> int:
     """Deliver what waits in the spool of this environment.
 
     Pipelines with RECEIPT_USAGE_DRAIN=external only write their spool: this command delivers it.
@@ -49,16 +53,23 @@ def command(follow: bool, timeout: float, to_table: str | None, as_json: bool) -
     AWS_REGION: first what waits in the local spool, then the embedded store, which keeps its
     records. Interrupted, it goes on where it was; twice, it changes nothing. Exit code 1 when the
     table refuses a record.
+
+    With --from, what waits for another destination is delivered to this one: records that were
+    spooled under a name or a region that was wrong. health and doctor name what waits.
     """
     if to_table is not None:
-        if follow:
-            raise click.UsageError("--to-table and --follow exclude each other")
+        if follow or source is not None:
+            other = "--follow" if follow else "--from"
+            raise click.UsageError(f"--to-table and {other} exclude each other")
         from receipt_label.cli.to_table import ship_to_table
 
         return ship_to_table(to_table, as_json=as_json)
-    from receipt_label.cli.opening import open_client
+    from receipt_label.cli.opening import note_other_destinations, open_client, read_settings
 
-    with open_client() as client, _StopRequest() as stop:
+    settings = read_settings()
+    if source is not None:
+        settings = _delivering(source, settings)
+    with open_client(settings) as client, _StopRequest() as stop:
         shipper = _Shipper(client, stop)
         finished = shipper.follow() if follow else shipper.ship_backlog(timeout)
         left = client.pending()
@@ -72,7 +83,19 @@ def command(follow: bool, timeout: float, to_table: str | None, as_json: bool) -
                     "pending": left,
                 }
             )
+    note_other_destinations(settings, "not delivered here")
     return 0 if finished else 1
+
+
+def _delivering(source: str, settings: Settings) -> Settings:
+    """Return the settings that deliver what waits for ``source``."""
+    from receipt_dynamo import waiting_elsewhere
+
+    waiting = waiting_elsewhere(settings)
+    if source not in waiting:
+        names = ", ".join(waiting) or "nothing does for any other"
+        raise click.UsageError(f"--from {source!r}: nothing waits for it. Waiting: {names}")
+    return replace(settings, other_spool=source)
 
 
 class _Shipper:

@@ -42,7 +42,7 @@ def test_an_empty_directory_is_ok_and_stays_empty(run: Run, usage_dir: Path) -> 
 def test_production_without_a_table_is_critical(
     run: Run, monkeypatch: pytest.MonkeyPatch, environment: str
 ) -> None:
-    """No pipeline starts there, so nothing is recorded; with a table it is ok."""
+    """No pipeline starts there, so nothing is recorded; with a table and its region it is ok."""
     monkeypatch.setenv("ENVIRONMENT", environment)
     done = run("health")
     assert (done.code, done.out.splitlines()[0]) == (2, "critical")
@@ -51,6 +51,10 @@ def test_production_without_a_table_is_critical(
         in done.out
     )
     monkeypatch.setenv("DYNAMODB_TABLE_NAME", "usage")
+    done = run("health")
+    assert done.code == 2
+    assert "the table usage is named, but no AWS region is. Set AWS_REGION" in done.out
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
     assert run("health").code == 0
 
 

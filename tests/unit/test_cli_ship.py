@@ -135,3 +135,30 @@ def test_a_bad_timeout_is_wrong_usage(run: RunCommand, timeout: str) -> None:
     ran = run("ship", "--timeout", timeout)
     assert ran.code == 2
     assert "--timeout" in ran.one_error
+
+
+def test_what_was_spooled_under_a_wrong_name_is_delivered_to_the_right_place(
+    run: RunCommand, usage_dir: Path, pipeline: UsageClient
+) -> None:
+    """A table that was mistyped: its records wait, are named, and reach another destination."""
+    wrong = Settings(usage_dir=usage_dir, drain="external", table_name="usgae", region="eu-west-1")
+    with open_usage_client(wrong) as mistyped:
+        record(mistyped, 3)
+    named = run("ship")
+    assert named.code == 0
+    assert "3 records waiting for the table usgae in eu-west-1" in named.err
+    other = run("ship", "--from", "usage@eu-west-1")
+    assert other.code == 2
+    assert "nothing waits for it. Waiting: usgae@eu-west-1" in other.err
+    ran = run("ship", "--from", "usgae@eu-west-1")
+    assert (ran.code, ran.one_error) == (0, "3 records delivered; none waits")
+    assert len(stored_ids(pipeline)) == 3
+    assert run("ship").one_error == "0 records delivered; none waits"
+    assert "nothing does for any other" in run("ship", "--from", "usgae@eu-west-1").err
+
+
+def test_a_backlog_of_the_embedded_store_is_not_asked_for_twice(run: RunCommand) -> None:
+    """--to-table takes it along."""
+    ran = run("ship", "--to-table", "usage", "--from", "local")
+    assert ran.code == 2
+    assert "--to-table and --from exclude each other" in ran.err
