@@ -19,6 +19,7 @@ from zlib import crc32
 from receipt_dynamo.files import secure_directory, sync_directory
 from receipt_dynamo.forks import notice_fork, on_fork
 from receipt_dynamo.logs import safe_logger
+from receipt_dynamo.process_mark import process_mark
 from receipt_dynamo.spool.active import LINE_OVERHEAD, ActiveSegment, create_segment
 from receipt_dynamo.spool.bounds import Allowance, SpoolBounds
 from receipt_dynamo.spool.segment import HEADER_BYTES
@@ -65,7 +66,7 @@ class SpoolWriter:
         _writers.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
+        self._mark = process_mark()
         self._lock = threading.RLock()
         # Guarded by _lock
         self._busy = 0  # how deep a thread is within: handlers that interrupt it come in as well
@@ -98,7 +99,7 @@ class SpoolWriter:
         the same: to store it again under its identity does no harm.
         """
         line = b"%08x " % crc32(payload) + payload + b"\n"  # what encode_line says, in place
-        if self._pid != os.getpid():  # a fork in C, which no at-fork hook saw
+        if not self._mark[0]:  # a fork in C, which no at-fork hook saw
             notice_fork()
         with self._lock:
             self._busy += 1
