@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from receipt_dynamo.health_rules import plain_duration
     from receipt_dynamo.logs import safe_logger
     from receipt_dynamo.migration import Migration, MigrationReport, RefusedMetric
+    from receipt_dynamo.opening import open_usage_client
     from receipt_dynamo.resilient_dynamo_client import ResilientDynamoClient
     from receipt_dynamo.settings import Settings
     from receipt_dynamo.store import (
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         load_timezone,
         plain_decimal,
     )
-    from receipt_dynamo.usage_client import UsageClient, open_usage_client
+    from receipt_dynamo.usage_client import UsageClient
     from receipt_dynamo.utils.batch_queue import (
         BatchQueue,
         BatchQueueSettings,
@@ -157,11 +158,12 @@ _MODULES = {
     "health_rules": "plain_duration",
     "logs": "safe_logger",
     "migration": "Migration MigrationReport RefusedMetric",
+    "opening": "open_usage_client",
     "resilient_dynamo_client": "ResilientDynamoClient",
     "settings": "Settings",
     "store": "DIMENSIONS DroppedSummary UsageQuery UsageStore UsageSummary load_timezone "
     "plain_decimal",
-    "usage_client": "UsageClient open_usage_client",
+    "usage_client": "UsageClient",
     "utils.batch_queue": "BatchQueue BatchQueueSettings Lease Reentry Settlement",
     "utils.circuit_breaker": "CircuitBreaker CircuitBreakerSettings CircuitState "
     "CircuitTransition Outcome Permit Rejected",

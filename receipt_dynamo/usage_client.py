@@ -19,11 +19,9 @@ from typing import Self
 from receipt_dynamo.delivery import BUSY_SECONDS, Delivery, DeliveryReport
 from receipt_dynamo.drainer import Drainer
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
-from receipt_dynamo.file_systems import warn_of_risk
 from receipt_dynamo.files import secure_directory
 from receipt_dynamo.forks import on_fork
 from receipt_dynamo.health import FlushReport, Health, PutResult
-from receipt_dynamo.logs import safe_logger
 from receipt_dynamo.pipeline import Pipeline
 from receipt_dynamo.reports import Reports
 from receipt_dynamo.settings import Settings
@@ -35,12 +33,9 @@ from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.stats import STATS, StatsFile
 from receipt_dynamo.store import DroppedSummary, UsageQuery, UsageStore, UsageSummary
-from receipt_dynamo.stores import check_destination, open_store
 from receipt_dynamo.utils.clock import Clock, SystemClock
 
-__all__ = ["UsageClient", "open_usage_client"]
-
-_log = safe_logger("receipt_dynamo.client")
+__all__ = ["UsageClient"]
 
 
 class UsageClient:
@@ -388,37 +383,6 @@ def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
 
     drainer.call(finish, 0.0, at_shutdown=partial(finish, sync=False))
     drainer.stop(0.0)
-
-
-def open_usage_client(settings: Settings | None = None) -> UsageClient:
-    """Return the client for this environment: of the table ``DYNAMODB_TABLE_NAME``.
-
-    Without one that is the embedded store, except where the environment says production or
-    staging: there a missing table is an error. Asks nobody. Raises ConfigurationError.
-    """
-    chosen = settings or Settings.from_env()
-    check_destination(chosen)
-    client = _open_embedded(chosen) if chosen.table_name is None else _open_table(chosen)
-    if chosen.drain != "manual":  # a command records nothing of its own; doctor warns as well
-        warn_of_risk(chosen.usage_dir)
-    return client
-
-
-def _open_table(settings: Settings) -> UsageClient:
-    from receipt_dynamo.resilient_dynamo_client import ResilientDynamoClient
-
-    return ResilientDynamoClient(settings.table_name, settings=settings)
-
-
-def _open_embedded(settings: Settings) -> UsageClient:
-    client = UsageClient(settings, open_store(settings))
-    _log.info(
-        "DYNAMODB_TABLE_NAME is not set: usage is recorded in the embedded store %s. "
-        "Read it with: receipt-usage report. Bring it into a table later with: "
-        "receipt-usage ship --to-table NAME",
-        settings.store_path,
-    )
-    return client
 
 
 _clients: weakref.WeakSet[UsageClient] = weakref.WeakSet()
