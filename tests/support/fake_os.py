@@ -85,6 +85,20 @@ class Fault:
         return True
 
 
+class FakeMark:
+    """What a process of the system has in memory, and a child sees emptied."""
+
+    def __init__(self, system: FakeSystem) -> None:
+        self._system = system
+        self._pid = system.current.pid
+
+    def __getitem__(self, _index: int, /) -> int:
+        return int(self._system.current.pid == self._pid)
+
+    def __deepcopy__(self, _memo: object) -> FakeMark:
+        return self  # a fork: what it says depends on who asks
+
+
 class FakeSystem:
     """A disk, the processes that use it, and which of them runs now."""
 
@@ -110,12 +124,15 @@ class FakeSystem:
         with ExitStack() as stack:
             for name, module in list(sys.modules.items()):
                 if name.startswith(_LAYER):
-                    for part in ("os", "fcntl", "time", "notice_fork"):
+                    for part in ("os", "fcntl", "time", "notice_fork", "process_mark"):
                         if hasattr(module, part):
                             stack.enter_context(
                                 mock.patch.object(module, part, getattr(self, part))
                             )
             yield self
+
+    def process_mark(self) -> FakeMark:
+        return FakeMark(self)
 
     @contextmanager
     def running(self, process: FakeProcess) -> Iterator[None]:

@@ -361,7 +361,7 @@ def test_minted_ids_are_unique_over_threads_and_forks() -> None:
 
 
 def test_a_fork_that_no_hook_saw_mints_under_a_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uWSGI forks in C: the child is told by its process id alone."""
+    """uWSGI forks in C: the child is told by the mark of its process alone."""
     before = mint_request_id().split("-")[0]
-    monkeypatch.setattr(request_id._mint, "pid", -1)
+    monkeypatch.setattr(request_id._mint, "mark", b"\0")
     assert mint_request_id().split("-")[0] != before
