@@ -248,6 +248,22 @@ class Pipeline:
         """Leave the figures to ``total.json``: this client is done. Raises nothing."""
         self.stats.retire(self.figures())
 
+    def let_go(self, *, sync: bool = True) -> None:
+        """Seal the spool and give up the lead; what lies in memory only is lost, and counted.
+
+        Without ``sync`` it waits for no disk.
+        """
+        self.spool.give_up_memory()
+        if sync:
+            self.spool.writer.close()
+        else:
+            self.spool.writer.seal()
+        self.leader.release()
+        if sync:
+            self.retire_stats()
+        else:
+            self.keep_stats()
+
     def note_error(self, error: Exception) -> None:
         """Remember why delivery failed; say it once for as long as it stays the same."""
         text = str(error)

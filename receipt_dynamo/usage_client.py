@@ -259,12 +259,12 @@ class UsageClient:
 
         def finish() -> None:
             self._flush(deadline, DeliveryReport())
-            _let_go(self._pipeline)
+            self._pipeline.let_go()
             self._store.close()
 
         def finish_at_shutdown() -> None:
             self._secure()
-            _let_go(self._pipeline, sync=False)
+            self._pipeline.let_go(sync=False)
 
         self._drainer.call(finish, timeout, at_shutdown=finish_at_shutdown)
         self._drainer.stop(deadline - self._clock.monotonic())
@@ -353,23 +353,6 @@ class UsageClient:
         return f"<{type(self).__name__} {self.settings.destination} {state} stored={stored}>"
 
 
-def _let_go(pipeline: Pipeline, *, sync: bool = True) -> None:
-    """Seal the spool and give up the lead; what lies in memory only is lost, and counted.
-
-    Without ``sync`` it waits for no disk.
-    """
-    pipeline.spool.give_up_memory()
-    if sync:
-        pipeline.spool.writer.close()
-    else:
-        pipeline.spool.writer.seal()
-    pipeline.leader.release()
-    if sync:
-        pipeline.retire_stats()
-    else:
-        pipeline.keep_stats()
-
-
 def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
     """When a client is garbage: never wait; what it spooled is the next one's to send.
 
@@ -379,7 +362,7 @@ def _forgotten(pipeline: Pipeline, drainer: Drainer) -> None:
 
     def finish(*, sync: bool = True) -> None:
         pipeline.maintain(sync=sync)
-        _let_go(pipeline, sync=sync)
+        pipeline.let_go(sync=sync)
 
     drainer.call(finish, 0.0, at_shutdown=partial(finish, sync=False))
     drainer.stop(0.0)
