@@ -56,6 +56,17 @@ def way_to(destination: str, environ: Mapping[str, str] | None = None) -> str:
     variables = os.environ if environ is None else environ
     if destination == "local":
         return _way_to_the_embedded_store(variables)
+    return (
+        f"{_way_to_a_table(destination, variables)}. To here instead: {_way_to_here(destination)}"
+    )
+
+
+def _way_to_here(destination: str) -> str:
+    """Return the line that delivers it to the place of this environment: its name was wrong."""
+    return f"receipt-usage ship --from {shlex.quote(destination)}"
+
+
+def _way_to_a_table(destination: str, variables: Mapping[str, str]) -> str:
     table, place, endpoint = _parts(destination)
     if endpoint is None:
         unset = " ".join(f"-u {name}" for name in _ENDPOINTS if variables.get(name))

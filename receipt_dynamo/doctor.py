@@ -43,7 +43,7 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "endpoint_url": ("AWS_ENDPOINT_URL_DYNAMODB",),
     "deployment_version": ("DEPLOYMENT_VERSION",),
 }
-_NOT_LISTED = frozenset({"environment_variable"})
+_NOT_LISTED = frozenset({"environment_variable", "other_spool"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,10 @@ def _spools(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("fault", f"spool {settings.destination}", f"cannot be read: {error}")
         return
-    detail = f"records waiting: {waiting:,}; the next report takes them in" if waiting else "empty"
+    next_step = "the next report takes them in"
+    if settings.table_name is not None:
+        next_step = "a pipeline of this destination or receipt-usage ship delivers them"
+    detail = f"records waiting: {waiting:,}; {next_step}" if waiting else "empty"
     yield Finding("ok", f"spool {settings.destination}", detail)
     for name, what in (
         ("dead", "records that can never be stored; see: receipt-usage dead list"),

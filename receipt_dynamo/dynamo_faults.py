@@ -72,7 +72,10 @@ def explain(error: BaseException, place: str) -> UsageError:
 def _explained(error: BaseException) -> str:
     verdict = classify(error)
     if is_missing_table(error):
-        told = "does not exist. Create it: receipt-usage table create"
+        told = (
+            "does not exist. Create it: receipt-usage table create. If its name is wrong, set "
+            "DYNAMODB_TABLE_NAME"
+        )
     elif verdict.code.startswith(_ACCESS):
         told = (
             f"is not open to these credentials: {error}. "

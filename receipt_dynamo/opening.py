@@ -34,7 +34,11 @@ def _open_table(settings: Settings) -> UsageClient:
 
 
 def _open_embedded(settings: Settings) -> UsageClient:
-    client = UsageClient(settings, open_store(settings))
+    # Records of another destination have a drainer that sends them elsewhere: not beside that.
+    foreign = settings.other_spool is not None
+    client = UsageClient(settings, open_store(settings), needs_lead=foreign)
+    if foreign:
+        return client
     _log.info(
         "DYNAMODB_TABLE_NAME is not set: usage is recorded in the embedded store %s. "
         "Read it with: receipt-usage report. Bring it into a table later with: "

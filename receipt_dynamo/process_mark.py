@@ -17,6 +17,7 @@ from typing import Protocol
 __all__ = ["ProcessMark", "process_mark"]
 
 _MADV_WIPEONFORK = 18  # mmap has no name for it
+_NO_ADVICE = -1
 
 
 class ProcessMark(Protocol):
@@ -42,7 +43,17 @@ def process_mark() -> ProcessMark:
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.madvise(_MADV_WIPEONFORK)
-    except OSError:  # an older kernel, no memory
+        if not _refuses(page, _NO_ADVICE):  # an emulator (qemu) that takes any advice and none
+            return _AskedMark()
+    except Exception:  # an older kernel, no memory, an audit hook
         return _AskedMark()
     page[0] = 1
     return page
+
+
+def _refuses(page: mmap.mmap, advice: int) -> bool:
+    try:
+        page.madvise(advice)
+    except OSError:
+        return True
+    return False

@@ -93,6 +93,9 @@ class Settings:
             raise ConfigurationError(
                 f"{_PREFIX}RETENTION_DAYS={self.retention_days} is no duration: above 0"
             )
+        other = self.other_spool
+        if other is not None and (other in ("", ".", "..") or _UNSAFE.search(other)):
+            raise ConfigurationError(f"other_spool={other!r} is no destination's name")
         for name in ("pending", "age_seconds"):
             warning = getattr(self, f"health_warning_{name}")
             critical = getattr(self, f"health_critical_{name}")

@@ -230,8 +230,9 @@ class UsageClient:
         return count_left(extents, lambda: self._clock.monotonic() >= deadline).records
 
     def exit_flush(self) -> None:
-        """What the exit hook does: write what was lost, deliver for as long as settings allow."""
-        if self.settings.exit_flush_seconds > 0:
+        """What the exit hook does: write what was lost, and deliver for as long as settings allow,
+        unless another process is to."""
+        if self.settings.exit_flush_seconds > 0 and self.settings.drain != "external":
             self.flush(self.settings.exit_flush_seconds)
         else:
             with suppress(Exception):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from receipt_label.pricing.catalog import Fixed
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from receipt_dynamo import AIUsageMetric
     from receipt_label.pricing import PriceBook
     from receipt_label.pricing.catalog import Quote
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["AlikeCalls"]
 
 REMEMBERED_KINDS: Final = 256
+_PLAIN: Final = (datetime,)  # not by its name, which what freezes time in tests replaces
 _DAY_MS: Final = 86_400_000.0  # a call that took longer is looked at
 
 
@@ -61,7 +60,7 @@ class AlikeCalls:
         except Exception:  # the long way says what is wrong, or does without it
             return None
         cost = None if tariff is None else tariff.charge_tokens(tokens)
-        if cost is None or time.tzinfo is not UTC:
+        if cost is None or (reply.created is None and not _is_plain(time)):
             return None
         return like.of_another_call(time, reply.response_id, tokens, cost, latency_ms)
 
@@ -76,3 +75,8 @@ class AlikeCalls:
         self._kinds[id(fields), reply.kind] = _Kind(
             fields, metric, quote, quote.tariff if isinstance(quote, Fixed) else None
         )
+
+
+def _is_plain(time: datetime) -> bool:
+    """Whether a tracker's clock told the time as a metric keeps it."""
+    return time.__class__ is _PLAIN[0] and time.tzinfo is UTC

@@ -69,7 +69,9 @@ class Recorder:
         self._now = now or (lambda: datetime.now(UTC))
         self._closed = False
         self._times = ReplyTimes()
-        self._alike = AlikeCalls(book) if mask.is_constant else None
+        # A mask or a price book of the user's own may say something else each time.
+        is_constant = mask.is_constant and type(book) is PriceBook
+        self._alike = AlikeCalls(book) if is_constant else None
         self.known = KnownReplies()
         settings = client.settings
         self._defaults: dict[str, Any] = {"environment": str(settings.environment)}

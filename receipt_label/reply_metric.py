@@ -137,6 +137,8 @@ def price_of_record(
     """Return the fields of money of a record that is otherwise complete."""
     tokens_in, tokens_out = fields["input_tokens"], fields["output_tokens"]
     details = fields["usage_details"]
+    if isinstance(tokens_in, str) or isinstance(tokens_out, str):
+        return {}  # no count: the metric says so
     usage = None
     if not (tokens_in is None and tokens_out is None and not details):
         usage = Usage(

@@ -217,7 +217,7 @@ def _is_plain(metric: AIUsageMetric) -> bool:
         and model.isascii()
         and operation.isascii()
         and request_id.isascii()
-        and type(time) is datetime
+        and type(time) is checks.PLAIN_DATETIME[0]
         and time.tzinfo is UTC
     ):
         return False

@@ -46,6 +46,10 @@ _PLAIN_AMOUNT = 38
 
 _SHOWN = 60
 
+PLAIN_DATETIME = (datetime,)
+"""The class that JSON is made of. Not by its name, for what freezes time in tests (freezegun)
+replaces that in every module, by a subclass."""
+
 
 def shown(value: object) -> str:
     """Return ``value`` for an error message: its repr, cut to a line; of what is large its size."""
@@ -170,7 +174,7 @@ def check_timestamp(field: str, value: object) -> datetime:
     """Return an aware time in UTC, to the microsecond."""
     if not isinstance(value, datetime):
         raise ValueError(f"{field}={shown(value)} is no datetime: pass datetime.now(timezone.utc)")
-    if value.tzinfo is UTC and type(value) is datetime:
+    if value.tzinfo is UTC and type(value) is PLAIN_DATETIME[0]:
         return value
     if value.utcoffset() is None:
         raise ValueError(
@@ -181,7 +185,7 @@ def check_timestamp(field: str, value: object) -> datetime:
         utc = value.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{field}={value.isoformat()} lies outside the years 1 to 9999") from None
-    return datetime(
+    return PLAIN_DATETIME[0](
         utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, UTC
     )
 

@@ -77,7 +77,8 @@ def command(
         if as_json:
             write_json(
                 {
-                    "destination": client.settings.destination,
+                    "destination": replace(settings, other_spool=None).destination,
+                    **({} if source is None else {"from": source}),
                     "delivered": shipper.delivered,
                     "dead": client.health().dead,
                     "pending": left,
@@ -93,8 +94,8 @@ def _delivering(source: str, settings: Settings) -> Settings:
 
     waiting = waiting_elsewhere(settings)
     if source not in waiting:
-        names = ", ".join(waiting) or "nothing does for any other"
-        raise click.UsageError(f"--from {source!r}: nothing waits for it. Waiting: {names}")
+        names = ", ".join(waiting) or "nothing, for no other destination"
+        raise click.UsageError(f"--from {source!r}: nothing waits for it. What waits: {names}")
     return replace(settings, other_spool=source)
 
 

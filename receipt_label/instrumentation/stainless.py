@@ -291,21 +291,19 @@ class _Hooks:
         """Return what begins an exchange, or says None where none is to be recorded."""
         client, service, instrument = self._client, self._service, self._instrument
         clock = instrument.clock
-        state = vars(client)
-        # A property of the SDK's, whose code is in no cache, takes as long as all the rest of this.
-        is_plain = state.get(_BASE_URL) is client.base_url
-        base: object = None
-        base_text = ""
+        # The SDK's property, whose code is in no cache, takes as long as all the rest of this.
+        is_plain = _keeps_its_base_url(client)
+        known: tuple[object, str] = (None, "")
 
         def begin(options: Any) -> Exchange | None:
-            nonlocal base, base_text
+            nonlocal known
             try:
-                now = state[_BASE_URL] if is_plain else client.base_url
-                if now is not base:  # as text it takes longer still
-                    base_text = str(now)
-                    base = now
+                base = known
+                now = client._base_url if is_plain else client.base_url  # noqa: SLF001
+                if now is not base[0]:  # as text it takes longer still
+                    known = base = now, str(now)
                 url, operation, fetches, watched, quick = _route(
-                    base_text, options.method, options.url, service
+                    base[1], options.method, options.url, service
                 )
                 if not watched:
                     return None
@@ -381,7 +379,6 @@ class _Hooks:
             hide_usage_of(response)
 
 
-_BASE_URL = "_base_url"
 _REFUSED = 300
 _BUILDS = "_build_request"
 _RETRY_COUNT = "x-stainless-retry-count"
@@ -390,3 +387,13 @@ _RETRY_COUNT = "x-stainless-retry-count"
 def _attempts(retries: object) -> dict[str, Any]:
     """Return how often the SDK tried, where it was more than once."""
     return {"attempts": int(str(retries)) + 1} if retries and str(retries) != "0" else {}
+
+
+def _keeps_its_base_url(client: Any) -> bool:
+    """Whether the address is what the SDK's own property finds in the client, and no subclass of
+    the user's says otherwise."""
+    found = inspect.getattr_static(type(client), "base_url", None)
+    getter = found.fget if isinstance(found, property) else None
+    return getattr(getter, "__module__", "").endswith("._base_client") and (
+        "_base_url" in vars(client)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from receipt_dynamo import AIUsageMetric, PutResult, UsageClient
+from receipt_dynamo.entities import checks
 from receipt_label import AIUsageTracker, PriceBook
+from receipt_label import alike as alike_module
 from receipt_label.alike import REMEMBERED_KINDS, AlikeCalls
 from receipt_label.context import current
 from receipt_label.usage.quick import QuickReply, quick_reader
@@ -159,6 +161,51 @@ def test_whatever_differs_is_recorded_as_the_long_way_records_it(
         assert same(*taken.metrics[-2:])
     else:
         assert len(taken.metrics) == 1  # refused, either way
+
+
+REAL = (datetime,)
+
+
+class FrozenMeta(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, REAL[0])
+
+
+class Frozen(datetime, metaclass=FrozenMeta):
+    """What a library that freezes time in tests puts in place of ``datetime``."""
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_time_of_a_class_of_its_own_is_kept_as_any_other(
+    replaced: bool, client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it replaces the class in every module or not: JSON is made of plain times alone."""
+    if replaced:
+        for module in (checks, alike_module):
+            monkeypatch.setattr(module, "datetime", Frozen)
+    tracker = AIUsageTracker(client, prices=BOOK, now=lambda: Frozen(2026, 11, 21, tzinfo=UTC))
+    for number in range(3):
+        reply = changed(FIRST, created=None, response_id=f"chatcmpl-{number:030}")
+        assert tracker.record_quick_reply(reply, 1.0) is PutResult.STORED
+    assert len(list(client.query())) == 3
+
+
+def test_a_price_book_of_the_user_s_own_prices_every_call(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may say something else each time."""
+    asked: list[object] = []
+
+    class Book(PriceBook):
+        def price(self, **fields: Any) -> Any:
+            asked.append(fields)
+            return super().price(**fields)
+
+    tracker = AIUsageTracker(client, prices=Book.load())
+    taken = Taken(tracker, monkeypatch)
+    for _ in range(3):
+        tracker.record_quick_reply(FIRST, 1.0)
+    assert len(asked) == len(taken.metrics) == 3
 
 
 @pytest.mark.parametrize("zone", [None, timezone(timedelta(hours=2)), ZoneInfo("UTC")])

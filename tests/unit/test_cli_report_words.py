@@ -140,7 +140,9 @@ def test_the_way_to_a_table_of_aws_leads_past_the_endpoint_of_this_shell(
     """An endpoint that the shell names would be another destination."""
     way = way_to("t@eu-west-1", dict.fromkeys(set_here, "http://127.0.0.1:8000"))
 
-    assert way == f"{unset}DYNAMODB_TABLE_NAME=t AWS_REGION=eu-west-1 receipt-usage ship"
+    there, here = way.split(". ")
+    assert there == f"{unset}DYNAMODB_TABLE_NAME=t AWS_REGION=eu-west-1 receipt-usage ship"
+    assert here == "To here instead: receipt-usage ship --from t@eu-west-1"
 
 
 @pytest.mark.parametrize(

@@ -149,12 +149,30 @@ def test_what_was_spooled_under_a_wrong_name_is_delivered_to_the_right_place(
     assert "3 records waiting for the table usgae in eu-west-1" in named.err
     other = run("ship", "--from", "usage@eu-west-1")
     assert other.code == 2
-    assert "nothing waits for it. Waiting: usgae@eu-west-1" in other.err
+    assert "nothing waits for it. What waits: usgae@eu-west-1" in other.err
     ran = run("ship", "--from", "usgae@eu-west-1")
     assert (ran.code, ran.one_error) == (0, "3 records delivered; none waits")
     assert len(stored_ids(pipeline)) == 3
     assert run("ship").one_error == "0 records delivered; none waits"
-    assert "nothing does for any other" in run("ship", "--from", "usgae@eu-west-1").err
+    assert "nothing, for no other" in run("ship", "--from", "usgae@eu-west-1").err
+
+
+def test_what_another_process_sends_elsewhere_is_left_to_it(
+    run: RunCommand, usage_dir: Path, pipeline: UsageClient
+) -> None:
+    """A pipeline that lives delivers under the wrong name still: here it would be twice."""
+    wrong = Settings(usage_dir=usage_dir, table_name="usgae", region="eu-west-1", drain="manual")
+    with open_usage_client(wrong) as mistyped:
+        record(mistyped, 3)
+        assert mistyped._pipeline.leader.try_lead()
+        ran = run("ship", "--from", "usgae@eu-west-1", "--timeout", "0.2")
+        assert ran.code == 1
+        assert "delivers this spool" in ran.err
+        assert mistyped.pending() == 3
+        assert not stored_ids(pipeline)
+        mistyped._pipeline.leader.release()
+        assert run("ship", "--from", "usgae@eu-west-1").code == 0
+        assert len(stored_ids(pipeline)) == 3
 
 
 def test_a_backlog_of_the_embedded_store_is_not_asked_for_twice(run: RunCommand) -> None:

@@ -47,6 +47,14 @@ def test_a_child_of_any_fork_sees_another_mark(
     assert mark[0] == 1
 
 
+def test_a_kernel_that_takes_any_advice_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator may: what it promises it does not know."""
+    monkeypatch.setattr(module, "_NO_ADVICE", mmap.MADV_NORMAL)
+    mark = process_mark()
+    assert not isinstance(mark, mmap.mmap)
+    assert in_a_child(lambda: mark[0]) == 0
+
+
 def test_elsewhere_than_on_linux_the_process_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number 18 may be another advice there."""
     monkeypatch.setattr(sys, "platform", "darwin")

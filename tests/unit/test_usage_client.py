@@ -421,6 +421,7 @@ def test_the_exit_hook_flushes_and_closes_nothing(
 ) -> None:
     """At exit what can be sent is sent; a client that recorded nothing touches nothing."""
     client, idle, never = open_client(), open_client(), open_client(exit_flush_seconds=0)
+    external = open_client(drain="external")  # another process is to deliver
     client.put_ai_usage_metric(make_metric())
     flushed: list[UsageClient] = []
     real = UsageClient.flush
@@ -428,10 +429,12 @@ def test_the_exit_hook_flushes_and_closes_nothing(
         UsageClient, "flush", lambda self, t=30.0: (flushed.append(self), real(self, t))[1]
     )
     never.put_ai_usage_metric(make_metric())
+    external.put_ai_usage_metric(make_metric())
     module._flush_all()
     assert client in flushed
     assert idle not in flushed
     assert never not in flushed
+    assert external not in flushed
     assert not client.closed
     assert client.put_ai_usage_metric(make_metric()) is PutResult.STORED
 

@@ -152,3 +152,34 @@ def test_images_of_an_unnamed_host_are_of_the_model_that_was_asked_for(
         client.images.generate(model="gpt-image-1", prompt="a receipt")
     (record,) = records()
     assert (record.service, record.model) == ("openai", "gpt-image-1")
+
+
+@pytest.mark.parametrize("is_property", [False, True])
+def test_an_address_that_changes_is_that_of_each_call(
+    is_property: bool, tracker: AIUsageTracker, records: Records
+) -> None:
+    """Assigned anew, or told by a property of the user's own, which may not know it yet."""
+    found = recorded("/v1/chat/completions", model="gpt-4o")
+    assert found is not None
+    places: list[str] = []
+
+    class Routed(openai.OpenAI):
+        @property
+        def base_url(self) -> Any:
+            if not places:
+                raise RuntimeError("not configured yet")
+            return http.URL(places[-1])
+
+        @base_url.setter
+        def base_url(self, url: Any) -> None:
+            places.append(str(url))
+
+    kind = Routed if is_property else openai.OpenAI
+    first, second = "https://api.groq.com/openai/v1/", "https://api.openai.com/v1/"
+    bare = kind(api_key="stand-in", base_url=first, http_client=answering(found))
+    places.clear()
+    wrapped: Any = tracker.wrap(bare)
+    for url in (first, second):
+        wrapped.base_url = url
+        wrapped.chat.completions.create(model="gpt-4o", messages=SAY)
+    assert sorted(metric.service for metric in records()) == ["groq", "openai"]
