@@ -258,7 +258,7 @@ def test_whoever_lets_go_of_a_client_waits_for_no_disk(
         assert hanging.reached.wait(30)
         hanging.released.set()
         for thread in threading.enumerate():
-            if thread.name == "receipt-usage":
+            if thread.name == "receipt-usage" and thread.is_alive():
                 thread.join(30)
 
 
