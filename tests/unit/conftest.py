@@ -1,4 +1,7 @@
-"""What the tests of the command line share: an own directory, and the program called in-process."""
+"""What the tests of the command line share, and those of tracker.track.
+
+An own directory, and the program called in-process; a tracker, and its time turned by hand.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from receipt_dynamo import UsageClient
+from receipt_label import AIUsageTracker, operations
 from tests.support.reports import metric
 
 
@@ -126,3 +130,20 @@ def recorded(usage_dir: Path, client: UsageClient) -> UsageClient:
         ]
     )
     return client
+
+
+@pytest.fixture
+def tracker(client: UsageClient) -> AIUsageTracker:
+    return AIUsageTracker(client, strict=True)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Turn by hand the time that operations take, in seconds."""
+    time = [0.0]
+    monkeypatch.setattr(operations, "perf_counter", lambda: time[0])
+
+    def move(seconds: float) -> None:
+        time[0] += seconds
+
+    return move
