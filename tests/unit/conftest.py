@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ import pytest
 from receipt_dynamo import UsageClient
 from receipt_label import AIUsageTracker, operations
 from tests.support.reports import metric
+from tests.support.transcripts import PROJECTS, RESUMED
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,16 @@ def recorded(usage_dir: Path, client: UsageClient) -> UsageClient:
         ]
     )
     return client
+
+
+@pytest.fixture
+def projects(tmp_path: Path) -> Path:
+    """A directory as Claude Code leaves it: a session, one that resumed it, their subagents."""
+    copy = tmp_path / "projects"
+    shutil.copytree(PROJECTS, copy)
+    for path in copy.rglob("*.jsonl"):  # what git does not keep
+        os.utime(path, (2, 2) if RESUMED in str(path) else (1, 1))
+    return copy
 
 
 @pytest.fixture
