@@ -1,6 +1,7 @@
-"""What the tests of the command line share, and those of tracker.track.
+"""What the tests of the command line share, and those of some other parts.
 
-An own directory, and the program called in-process; a tracker, and its time turned by hand.
+An own directory, and the program called in-process; transcripts; a tracker, and its time turned
+by hand; a store with many rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 import pytest
 
 from receipt_dynamo import UsageClient
+from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_label import AIUsageTracker, operations
+from tests.support.pristine import Pristine, copy_of, make_pristine
 from tests.support.reports import metric
 from tests.support.transcripts import PROJECTS, RESUMED
 
@@ -143,6 +146,18 @@ def projects(tmp_path: Path) -> Path:
     for path in copy.rglob("*.jsonl"):  # what git does not keep
         os.utime(path, (2, 2) if RESUMED in str(path) else (1, 1))
     return copy
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
+    """A store with many rows, made once; what is damaged is a copy of it."""
+    return make_pristine(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, pristine: Pristine) -> SqliteStore:
+    """A copy of the store with many rows."""
+    return copy_of(pristine, tmp_path / "usage")
 
 
 @pytest.fixture
