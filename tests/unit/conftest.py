@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from receipt_dynamo import UsageClient
+from receipt_dynamo import Settings, UsageClient
 from receipt_dynamo.sqlite_store import SqliteStore
 from receipt_label import AIUsageTracker, operations
 from tests.support.pristine import Pristine, copy_of, make_pristine
@@ -158,6 +158,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
 def store(tmp_path: Path, pristine: Pristine) -> SqliteStore:
     """A copy of the store with many rows."""
     return copy_of(pristine, tmp_path / "usage")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """What ``open_client`` opens its clients with, for those who look from outside."""
+    return Settings(usage_dir=tmp_path / "usage", drain="manual")
 
 
 @pytest.fixture
