@@ -82,6 +82,11 @@ def run(
     return call
 
 
+def exported(run: RunCommand) -> list[dict[str, Any]]:
+    """Every record of the store."""
+    return [json.loads(line) for line in run("export").out.splitlines()]
+
+
 def chat_reply(**changes: Any) -> dict[str, Any]:
     """Return an OpenAI chat reply: 10 tokens in, 5 out, with an id of its own and a time."""
     reply: dict[str, Any] = {
