@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,9 @@ from receipt_label import AIUsageTracker, operations
 from tests.support.pristine import Pristine, copy_of, make_pristine
 from tests.support.reports import metric
 from tests.support.transcripts import PROJECTS, RESUMED
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,14 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
 def store(tmp_path: Path, pristine: Pristine) -> SqliteStore:
     """A copy of the store with many rows."""
     return copy_of(pristine, tmp_path / "usage")
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """A registry of Prometheus' of this test alone."""
+    import prometheus_client  # the oldest botocore is tested without it
+
+    return prometheus_client.CollectorRegistry()
 
 
 @pytest.fixture
