@@ -65,6 +65,15 @@ def records(client: UsageClient) -> Records:
     return look
 
 
+def only(records: Records) -> AIUsageMetric:
+    (record,) = records()
+    return record
+
+
+def figures(record: AIUsageMetric) -> tuple[Any, ...]:
+    return record.status, record.input_tokens, record.output_tokens, record.unpriced_reason
+
+
 @pytest.fixture
 def make(server: VendorServer) -> Make:
     """Make a client of a vendor's SDK, by its class's name, that talks to the server."""
@@ -84,6 +93,18 @@ def make(server: VendorServer) -> Make:
         return getattr(vendor, kind)(**chosen)
 
     return make_one
+
+
+@pytest.fixture
+def wrapped(tracker: AIUsageTracker, make: Make) -> Iterator[openai.OpenAI]:
+    with tracker.wrap(make("OpenAI")) as client:
+        yield client
+
+
+@pytest.fixture
+def claude(tracker: AIUsageTracker, make: Make) -> Iterator[anthropic.Anthropic]:
+    with tracker.wrap(make("Anthropic")) as client:
+        yield client
 
 
 @pytest.fixture
