@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -146,6 +147,16 @@ def only_segment(directory: Path) -> Path:
     """Return the one segment of a spool directory."""
     (path,) = list_segments(directory)
     return path
+
+
+def drainers(expected: int) -> list[threading.Thread]:
+    """Return the background threads, as soon as there are as many as expected."""
+    never = threading.Event()
+    while True:  # ends in the test's own time limit
+        found = [t for t in threading.enumerate() if t.name == "receipt-usage"]
+        if len(found) == expected:
+            return found
+        never.wait(0.01)
 
 
 def quiet_fork() -> int:

@@ -36,6 +36,11 @@ def write(
         store.write(Batch(records=records, gaps=gaps, segment=segment, position=position))
 
 
+def batch(*metrics: AIUsageMetric, gaps: tuple[Gap, ...] = (), position: int = 1) -> Batch:
+    records = [StoredRecord(metric, encode(metric)) for metric in metrics]
+    return Batch(records=records, gaps=gaps, segment="s.seg", position=position)
+
+
 def leave_version_1(path: Path, metrics: Sequence[AIUsageMetric]) -> None:
     """Leave a store as the first version of this library wrote it: no column behind the record."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,19 +1,32 @@
-"""What the tests of the command line share: an own directory, and the program called in-process."""
+"""What the tests of the command line share, and those of some other parts.
+
+An own directory, and the program called in-process; transcripts; a tracker, and its time turned
+by hand; a store with many rows.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from receipt_dynamo import UsageClient
+from receipt_dynamo import Settings, UsageClient
+from receipt_dynamo.sqlite_store import SqliteStore
+from receipt_label import AIUsageTracker, operations
+from tests.support.pristine import Pristine, copy_of, make_pristine
 from tests.support.reports import metric
+from tests.support.transcripts import PROJECTS, RESUMED
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,11 @@ def run(
     return call
 
 
+def exported(run: RunCommand) -> list[dict[str, Any]]:
+    """Every record of the store."""
+    return [json.loads(line) for line in run("export").out.splitlines()]
+
+
 def chat_reply(**changes: Any) -> dict[str, Any]:
     """Return an OpenAI chat reply: 10 tokens in, 5 out, with an id of its own and a time."""
     reply: dict[str, Any] = {
@@ -126,3 +144,56 @@ def recorded(usage_dir: Path, client: UsageClient) -> UsageClient:
         ]
     )
     return client
+
+
+@pytest.fixture
+def projects(tmp_path: Path) -> Path:
+    """A directory as Claude Code leaves it: a session, one that resumed it, their subagents."""
+    copy = tmp_path / "projects"
+    shutil.copytree(PROJECTS, copy)
+    for path in copy.rglob("*.jsonl"):  # what git does not keep
+        os.utime(path, (2, 2) if RESUMED in str(path) else (1, 1))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
+    """A store with many rows, made once; what is damaged is a copy of it."""
+    return make_pristine(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, pristine: Pristine) -> SqliteStore:
+    """A copy of the store with many rows."""
+    return copy_of(pristine, tmp_path / "usage")
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """A registry of Prometheus' of this test alone."""
+    import prometheus_client  # the oldest botocore is tested without it
+
+    return prometheus_client.CollectorRegistry()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """What ``open_client`` opens its clients with, for those who look from outside."""
+    return Settings(usage_dir=tmp_path / "usage", drain="manual")
+
+
+@pytest.fixture
+def tracker(client: UsageClient) -> AIUsageTracker:
+    return AIUsageTracker(client, strict=True)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Turn by hand the time that operations take, in seconds."""
+    time = [0.0]
+    monkeypatch.setattr(operations, "perf_counter", lambda: time[0])
+
+    def move(seconds: float) -> None:
+        time[0] += seconds
+
+    return move

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from random import Random
 from typing import Any
 
 import pytest
 
-from receipt_dynamo import AIUsageMetric, ConfigurationError, StoreError, UsageQuery
+from receipt_dynamo import ConfigurationError, StoreError, UsageQuery
 from receipt_dynamo.dynamo_client import DynamoClient
 from receipt_dynamo.dynamo_faults import code_of
-from receipt_dynamo.dynamo_wire import Put
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.errors import CorruptReplyError
 from receipt_dynamo.store import Batch, StoredRecord
 from tests.support import NOON, FakeClock, encode, make_metric, write
-from tests.support.wire import Answer, Reply, Request, Wire, fault
+from tests.support.wire import Reply, Request, Wire, fault
+from tests.support.writing_table import (
+    DONE,
+    NAMES,
+    REGISTRY,
+    Table,
+    named,
+    not_taken,
+    puts_of,
+    refuse,
+    sent,
+)
 
 ALL = UsageQuery()
-REGISTRY = {"shards": {"L": [{"M": {"from": {"S": "0001"}, "shards": {"N": "1"}}}]}}
-DONE = Reply({"UnprocessedItems": {}})
-NAMES = "abcdefghijklmnopqrstuvwxyz"
-
-
-class Table:
-    """A table as far as writing goes. ``batch`` answers BatchWriteItem, or takes it all."""
-
-    def __init__(self) -> None:
-        self.batch: Answer = lambda _: DONE
-        self.update: Answer = lambda _: Reply({"Attributes": REGISTRY})
-
-    def __call__(self, request: Request) -> Reply:
-        if request.operation == "GetItem":
-            return Reply({"Item": REGISTRY})
-        if request.operation == "UpdateItem":
-            return self.update(request)
-        assert request.operation == "BatchWriteItem", request.operation
-        return self.batch(request)
 
 
 @pytest.fixture
@@ -59,32 +50,6 @@ def wire(table: Table, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 def client(wire: Wire, clock: FakeClock) -> DynamoClient:
     assert wire
     return DynamoClient("t", region="us-east-1", clock=clock, rng=Random(1))  # noqa: S311
-
-
-def names_of(request: Request) -> list[str]:
-    """Return the request ids of a BatchWriteItem."""
-    puts = request.json["RequestItems"]["t"]
-    return [put["PutRequest"]["Item"]["SK"]["S"].rpartition("#")[2] for put in puts]
-
-
-def sent(wire: Wire) -> list[list[str]]:
-    """Return the request ids of each BatchWriteItem so far."""
-    return [names_of(r) for r in wire.requests if r.operation == "BatchWriteItem"]
-
-
-def not_taken(request: Request, names: str) -> Reply:
-    """Return the reply that leaves some items of a request unprocessed."""
-    puts = request.json["RequestItems"]["t"]
-    left = [put for put, name in zip(puts, names_of(request), strict=True) if name in names]
-    return Reply({"UnprocessedItems": {"t": left[::-1]} if left else {}})
-
-
-def named(names: str = NAMES, **changes: Any) -> list[AIUsageMetric]:
-    return [make_metric(request_id=name, **changes) for name in names]
-
-
-def puts_of(client: DynamoClient, metrics: list[AIUsageMetric]) -> list[Put]:
-    return [client.prepare(encode(metric)) for metric in metrics]
 
 
 # -- the registry ------------------------------------------------------------------------------
@@ -294,15 +259,6 @@ def test_what_does_not_pass_is_tried_five_times(
     with pytest.raises(StoreError, match=r"^the table t \(us-east-1\) cannot be used: .*Internal"):
         write(client, named("a"))
     assert len(sent(wire)) == 5
-
-
-def refuse(names: Iterable[str]) -> Callable[[Request], Reply]:
-    """Answer as DynamoDB does: one bad item, and none is taken."""
-    return lambda request: (
-        fault("ValidationException", 400, "Item size has exceeded the maximum allowed size")
-        if set(names) & set(names_of(request))
-        else DONE
-    )
 
 
 @pytest.mark.parametrize("poison", ["a", "z", "m", "az", "hij", NAMES])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from receipt_label.importers import transcript_importer, transcripts
-from tests.unit.test_transcripts import IMPORT, message, result, stored, tool_use
+from tests.support.transcripts import IMPORT, message, result, stored, tool_use
 
 Run = Callable[..., Any]
 Lines = Callable[..., Path]

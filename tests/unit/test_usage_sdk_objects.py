@@ -11,7 +11,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from receipt_label.usage import Reply, Usage, read_reply
+from receipt_label.usage import Usage, read_reply
+from tests.support.usage_replies import read
 
 WHOLE = Usage(input_tokens=10, output_tokens=4)
 CHAT: dict[str, Any] = {
@@ -28,12 +29,6 @@ CHAT: dict[str, Any] = {
     ],
     "usage": {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14},
 }
-
-
-def read(response: object, **hints: Any) -> Reply:
-    reply = read_reply(response, **hints)
-    assert isinstance(reply, Reply), reply
-    return reply
 
 
 def test_openais_chat_completion() -> None:

@@ -7,13 +7,8 @@ from typing import Any
 
 import pytest
 
-from receipt_label.usage import Reply, Usage, read_reply
-
-
-def read(response: object, **hints: Any) -> Reply:
-    reply = read_reply(response, **hints)
-    assert isinstance(reply, Reply), reply
-    return reply
+from receipt_label.usage import Usage, read_reply
+from tests.support.usage_replies import read
 
 
 def sse(*chunks: object, end: str = "\n\n") -> str:

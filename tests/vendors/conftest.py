@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import gc
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,9 +12,12 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from google import genai
+from google.genai import types
 
 from receipt_dynamo import AIUsageMetric, UsageClient
 from receipt_label import AIUsageTracker
+from tests.support.google_calls import close
 from tests.support.vendor_server import VendorServer
 
 _TLS = ssl.create_default_context()
@@ -19,6 +25,8 @@ _TLS = ssl.create_default_context()
 
 Make = Callable[..., Any]
 Records = Callable[..., list[AIUsageMetric]]
+Client = Callable[..., genai.Client]
+Run = Callable[[Any], Any]
 
 
 @pytest.fixture(scope="package")
@@ -57,6 +65,15 @@ def records(client: UsageClient) -> Records:
     return look
 
 
+def only(records: Records) -> AIUsageMetric:
+    (record,) = records()
+    return record
+
+
+def figures(record: AIUsageMetric) -> tuple[Any, ...]:
+    return record.status, record.input_tokens, record.output_tokens, record.unpriced_reason
+
+
 @pytest.fixture
 def make(server: VendorServer) -> Make:
     """Make a client of a vendor's SDK, by its class's name, that talks to the server."""
@@ -76,3 +93,49 @@ def make(server: VendorServer) -> Make:
         return getattr(vendor, kind)(**chosen)
 
     return make_one
+
+
+@pytest.fixture
+def wrapped(tracker: AIUsageTracker, make: Make) -> Iterator[openai.OpenAI]:
+    with tracker.wrap(make("OpenAI")) as client:
+        yield client
+
+
+@pytest.fixture
+def claude(tracker: AIUsageTracker, make: Make) -> Iterator[anthropic.Anthropic]:
+    with tracker.wrap(make("Anthropic")) as client:
+        yield client
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Any], Any]]:
+    """Run coroutines in one event loop: connections belong to the one that they were made in."""
+    with asyncio.Runner() as runner:
+        yield lambda coroutine: runner.run(coroutine, context=contextvars.copy_context())
+
+
+def http_options(server: VendorServer, **changes: Any) -> types.HttpOptions:
+    """The server's address, and one TLS context for all: each takes a while to load, unused."""
+    known = types.HttpOptions.model_fields
+    tls = {name: {"verify": _TLS} for name in ("client_args", "async_client_args") if name in known}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return types.HttpOptions(base_url=server.url, **tls, **given)
+
+
+@pytest.fixture
+def client_of(server: VendorServer, run: Run) -> Iterator[Client]:
+    """Make clients of Google's SDK that talk to the server; of Vertex AI with ``vertexai=True``."""
+    made: list[genai.Client] = []
+
+    def make(*, retry_options: Any = None, **changes: Any) -> genai.Client:
+        options = http_options(server, retry_options=retry_options)
+        one = genai.Client(api_key="stand-in", http_options=options, **changes)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        run(close(one))
+    made.clear()
+    if not hasattr(genai.Client, "close"):
+        gc.collect()  # what such a version leaves open warns here, not in another test

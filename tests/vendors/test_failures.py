@@ -11,11 +11,10 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from receipt_dynamo import AIUsageMetric
 from receipt_label import AIUsageTracker
 from tests.support.vendor_calls import SAY
 from tests.support.vendor_server import Answer, VendorServer, error, recorded, reply
-from tests.vendors.conftest import Make, Records
+from tests.vendors.conftest import Make, Records, only
 
 
 def chat(client: Any) -> Any:
@@ -53,11 +52,6 @@ def finish(client: Any, ask: Callable[[Any], Any]) -> Any:
         return asyncio.run(in_loop())
     with client:
         return ask(client)
-
-
-def only(records: Records) -> AIUsageMetric:
-    (record,) = records()
-    return record
 
 
 REFUSALS = [(429, "RateLimitError"), (400, "BadRequestError"), (503, "InternalServerError")]

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SUITES = [
     f"tests/vendors/test_{name}.py"
-    for name in ("same_as_bare", "streams", "failures", "background_and_batches")
+    for name in ("same_as_bare", "streams", "streams_usage", "failures", "background_and_batches")
 ]
 OLDEST = ROOT / ".venv" / "others" / "vendors"
 

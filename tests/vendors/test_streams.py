@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import pickle
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -15,62 +13,12 @@ import anthropic
 import openai
 import pytest
 
-from receipt_dynamo import AIUsageMetric
 from receipt_label import AIUsageTracker
 from tests.support import in_fork
+from tests.support.stream_calls import chat_answer, chat_stream, message_answer, message_stream
 from tests.support.vendor_calls import SAY
-from tests.support.vendor_server import Answer, VendorServer, recorded
-from tests.vendors.conftest import Make, Records
-
-USAGE = {"include_usage": True}
-
-
-def chat_stream(client: Any, stream_options: Any = USAGE) -> Any:
-    """Ask for a stream of eleven chunks; the last has usage and no choices."""
-    more = {} if stream_options is None else {"stream_options": stream_options}
-    return client.chat.completions.create(model="gpt-4o-mini", messages=SAY, stream=True, **more)
-
-
-def message_stream(client: Any) -> Any:
-    """Ask for a stream whose first event tells its input, and one near its end its output."""
-    return client.messages.create(
-        model="claude-sonnet-4-6", max_tokens=64, messages=SAY, stream=True
-    )
-
-
-def answer_of(path: str, model: str, **changes: Any) -> Answer:
-    found = recorded(path, stream=True, model=model)
-    assert found is not None
-    return replace(found, **changes)
-
-
-def chat_answer(**changes: Any) -> Answer:
-    return answer_of("/v1/chat/completions", "gpt-4o-mini", **changes)
-
-
-def message_answer(**changes: Any) -> Answer:
-    return answer_of("/v1/messages", "claude-sonnet-4-6", **changes)
-
-
-@pytest.fixture
-def wrapped(tracker: AIUsageTracker, make: Make) -> Iterator[openai.OpenAI]:
-    with tracker.wrap(make("OpenAI")) as client:
-        yield client
-
-
-@pytest.fixture
-def claude(tracker: AIUsageTracker, make: Make) -> Iterator[anthropic.Anthropic]:
-    with tracker.wrap(make("Anthropic")) as client:
-        yield client
-
-
-def only(records: Records) -> AIUsageMetric:
-    (record,) = records()
-    return record
-
-
-def figures(record: AIUsageMetric) -> tuple[Any, ...]:
-    return record.status, record.input_tokens, record.output_tokens, record.unpriced_reason
+from tests.support.vendor_server import VendorServer
+from tests.vendors.conftest import Make, Records, figures, only
 
 
 def test_a_stream_keeps_its_type_and_all_that_hangs_on_it(
@@ -89,28 +37,6 @@ def test_a_stream_keeps_its_type_and_all_that_hangs_on_it(
     assert figures(record) == ("complete", 78, 9, None)
     assert record.cost_usd == Decimal("0.0000171")  # 0.15 and 0.60 USD per million
     assert type(stream.response).__dict__.keys() >= {"iter_bytes", "close"}  # its own class again
-
-
-@pytest.mark.parametrize("path", ["x_groq", "with choices"])
-def test_usage_counts_wherever_an_alike_puts_it(
-    path: str, server: VendorServer, wrapped: openai.OpenAI, records: Records
-) -> None:
-    """In the vendor's own corner of a chunk, or in one with choices (trouble 48)."""
-    usage = b'"usage":{"prompt_tokens":78,"completion_tokens":9,"total_tokens":87'
-    whole = chat_answer().body
-    assert usage in whole
-    moved = {
-        "x_groq": whole.replace(usage, b'"x_groq":{' + usage).replace(
-            b'"rejected_prediction_tokens":0}}', b'"rejected_prediction_tokens":0}}}'
-        ),
-        "with choices": whole.replace(
-            b'"choices":[],"usage":{', b'"choices":[{"index":0,"delta":{}}],"usage":{'
-        ),
-    }[path]
-    assert moved != whole
-    server.script(chat_answer(body=moved))
-    list(chat_stream(wrapped))
-    assert only(records).input_tokens == 78
 
 
 def leave_by_break(stream: Any) -> None:
@@ -345,81 +271,3 @@ def test_two_threads_that_close_a_stream_count_it_once(
     for thread in threads:
         thread.join()
     assert only(records).status == "partial"
-
-
-def test_the_time_of_a_stream_is_that_of_its_last_event(
-    wrapped: openai.OpenAI, records: Records
-) -> None:
-    """Not that of its consumer; the first token is on record too."""
-    list(chat_stream(wrapped))
-    record = only(records)
-    assert record.latency_ms is not None
-    assert 0 < record.metadata["time_to_first_token_ms"] <= record.latency_ms
-
-
-def test_a_response_that_was_read_can_be_pickled_as_ever(
-    wrapped: openai.OpenAI, records: Records
-) -> None:
-    """Nothing of the watching stays on it."""
-    with wrapped.chat.completions.with_streaming_response.create(
-        model="gpt-4o", messages=SAY
-    ) as answer:
-        body = answer.read()
-        response = answer.http_response
-    assert pickle.loads(pickle.dumps(response)).content == body  # noqa: S301 - our own
-    assert only(records).input_tokens == 14
-    assert not [name for name in vars(response) if "receipt" in name]
-
-
-@pytest.mark.parametrize("helper", [False, True], ids=["stream", "helper"])
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-def test_include_usage_asks_for_usage_and_hides_the_chunk_that_brings_it(
-    helper: bool,
-    asynchronous: bool,
-    server: VendorServer,
-    make: Make,
-    tracker: AIUsageTracker,
-    records: Records,
-) -> None:
-    """The consumer sees the chunks that a bare stream would have; the call has its tokens."""
-    client = tracker.wrap(make("AsyncOpenAI" if asynchronous else "OpenAI"), include_usage=True)
-    if helper and not hasattr(client.chat.completions, "stream"):
-        pytest.skip("not in this version")
-    asked = {"model": "gpt-4o-mini", "messages": SAY}
-
-    async def take_async() -> list[Any]:
-        async with client:
-            if helper:
-                async with client.chat.completions.stream(**asked) as stream:
-                    return [event.chunk async for event in stream if event.type == "chunk"]
-            return [chunk async for chunk in await chat_stream(client, None)]
-
-    def take() -> list[Any]:
-        with client:
-            if helper:
-                with client.chat.completions.stream(**asked) as stream:
-                    return [event.chunk for event in stream if event.type == "chunk"]
-            return list(chat_stream(client, None))
-
-    chunks = asyncio.run(take_async()) if asynchronous else take()
-    sent = recorded("/v1/chat/completions", stream=True, model="gpt-4o-mini")
-    assert sent is not None
-    assert len(chunks) == sent.body.count(b"chat.completion.chunk") - 1
-    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
-    (request,) = server.requests
-    assert request.json["stream_options"] == USAGE
-    assert figures(only(records)) == ("complete", 78, 9, None)
-
-
-def test_a_caller_who_asks_for_usage_gets_the_chunk(
-    server: VendorServer, make: Make, tracker: AIUsageTracker
-) -> None:
-    """Or declines it: what the caller says of it is left alone, and so is every other request."""
-    client = tracker.wrap(make("OpenAI"), include_usage=True)
-    chunks = list(chat_stream(client, stream_options=USAGE))
-    assert chunks[-1].usage is not None
-    list(chat_stream(client, stream_options={"include_usage": False}))
-    client.chat.completions.create(model="gpt-4o", messages=SAY)
-    client.close()
-    options = [request.json.get("stream_options") for request in server.requests]
-    assert options == [USAGE, {"include_usage": False}, None]
