@@ -141,7 +141,7 @@ def _parts(tracker: AIUsageTracker, call: Operation, count: int) -> list[Row]:
         ("nothing", lambda: None),
         ("reading the bytes of the reply", lambda: reader(body, "gpt-4o")),
         ("recording what was read", lambda: tracker.record_quick_reply(reply, 1.5)),
-        ("the same the long way", lambda: tracker.record_reply(reply, latency_ms=1.5)),
+        ("the same the long way", lambda: tracker.record_reply(reply.reply(), latency_ms=1.5)),
         ("of either, put of its metric", lambda: tracker.client.put_ai_usage_metric(metric)),
     )
     return [
