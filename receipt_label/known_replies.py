@@ -33,7 +33,8 @@ class KnownReplies:
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, _Known] = {}
+        self.calls: dict[str, _Known] = {}
+        """The newest ones by id; who adds one says ``turn_over`` where they are too many."""
         self._older_calls: dict[str, _Known] = {}
         self._objects: dict[int, Any] = {}
         self._older_objects: dict[int, Any] = {}
@@ -42,16 +43,13 @@ class KnownReplies:
         """Take note of a reply that is recorded, by its id, and of how long its call took."""
         response_id = request_id_of(reply)
         if response_id is not None:
-            self.note_id(response_id, reply.service, latency_ms, reply.created)
+            self.calls[response_id] = reply.service, latency_ms, reply.created
+            if len(self.calls) >= REMEMBERED_REPLIES:
+                self.turn_over()
 
-    def note_id(
-        self, request_id: str, service: str, latency_ms: float | None, created: datetime | None
-    ) -> None:
-        """Take note of a reply by its id, which is long enough to be one."""
-        calls = self._calls
-        calls[request_id] = service, latency_ms, created
-        if len(calls) >= REMEMBERED_REPLIES:
-            self._older_calls, self._calls = calls, {}
+    def turn_over(self) -> None:
+        """Forget what is older than the newest 4,096."""
+        self._older_calls, self.calls = self.calls, {}
 
     def service_of(self, reply: Reply) -> str | None:
         """Return the service that a reply of this id was recorded under, if one was."""
@@ -69,7 +67,7 @@ class KnownReplies:
         response_id = request_id_of(reply)
         if response_id is None:
             return _UNKNOWN
-        return self._calls.get(response_id) or self._older_calls.get(response_id) or _UNKNOWN
+        return self.calls.get(response_id) or self._older_calls.get(response_id) or _UNKNOWN
 
     def note_object(self, response: object) -> None:
         """Take note of what stands for a recorded call, unless its id does that."""

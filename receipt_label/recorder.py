@@ -20,6 +20,7 @@ from receipt_label.masking import RecordMask
 from receipt_label.observers import Observers
 from receipt_label.pricing import PriceBook
 from receipt_label.reply_metric import (
+    REMEMBERED_REPLIES,
     ReplyTimes,
     digest_of,
     in_variant,
@@ -244,7 +245,10 @@ class Recorder:
                 return self._keep(reply, metrics)
         except Exception as error:
             return self._refuse_reply(error, quick.reply())
-        self.known.note_id(metric.request_id, metric.service, latency_ms, created)
+        known = self.known
+        known.calls[metric.request_id] = metric.service, latency_ms, created
+        if len(known.calls) >= REMEMBERED_REPLIES:
+            known.turn_over()
         answer = self._client.put_ai_usage_metric(metric)
         if frame.operation is not None or self._observers.export:
             self._observers.tell(metric, answer)
