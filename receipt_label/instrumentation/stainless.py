@@ -4,7 +4,7 @@ Every method of theirs, with all its variants (``parse``, ``with_raw_response``,
 for streams), comes down to ``client.request``, and each answer that succeeded goes through
 ``client._process_response`` before anything is made of it. Both are replaced on a shallow copy of
 the client, on the instance: its type, attributes and resources stay what they are, and the client
-that was given stays bare. Reading at that point, before the SDK parses, records a call also where
+that was given stays bare. What is read at that point, before the SDK parses, is recorded also where
 parsing then fails, and leaves what the SDK returns alone.
 """
 
@@ -231,23 +231,35 @@ class _Hooks:
         @functools.wraps(make)
         def process(*args: Any, **kwargs: Any) -> Any:
             # A whole answer of the common kind is read and recorded here: few functions, for their
-            # code is in no cache when a call comes back.
+            # code is in no cache when a call comes back. It is recorded behind what the SDK makes
+            # of it, whatever becomes of that: else the SDK would pay for the caches that a system
+            # call spoils.
+            reply = None
             try:
                 exchange = in_progress()
                 if exchange is _ELSEWHERE:
                     exchange = self._begun_elsewhere(kwargs)
                 if exchange is not None:
-                    response, quick, reply = kwargs["response"], exchange.quick, None
+                    response, quick, found = kwargs["response"], exchange.quick, None
                     if quick is not None and response.status_code < _REFUSED and response.is_closed:
-                        reply = quick(response.content, exchange.request_model)
-                    if reply is None or kwargs.get("retries_taken"):
-                        answered(exchange, response, reply, kwargs.get("retries_taken"))
+                        found = quick(response.content, exchange.request_model)
+                    if found is None or kwargs.get("retries_taken"):
+                        answered(exchange, response, found, kwargs.get("retries_taken"))
                     else:
                         exchange.answered = True
-                        record(reply, int((clock() - exchange.started) * 1e6 + 0.5) / 1000)
+                        latency_ms = int((clock() - exchange.started) * 1e6 + 0.5) / 1000
+                        reply = found
             except Exception as fault:
                 log_fault(fault)
-            return make(*args, **kwargs)
+            if reply is None:
+                return make(*args, **kwargs)
+            try:
+                return make(*args, **kwargs)
+            finally:
+                try:
+                    record(reply, latency_ms)
+                except Exception as fault:
+                    log_fault(fault)
 
         return process
 
