@@ -56,14 +56,9 @@ def way_to(destination: str, environ: Mapping[str, str] | None = None) -> str:
     variables = os.environ if environ is None else environ
     if destination == "local":
         return _way_to_the_embedded_store(variables)
-    return (
-        f"{_way_to_a_table(destination, variables)}. To here instead: {_way_to_here(destination)}"
-    )
-
-
-def _way_to_here(destination: str) -> str:
-    """Return the line that delivers it to the place of this environment: its name was wrong."""
-    return f"receipt-usage ship --from {shlex.quote(destination)}"
+    there = _way_to_a_table(destination, variables)
+    here = f"receipt-usage ship --from {shlex.quote(destination)}"  # where its name was wrong
+    return f"{there}. To here instead: {here}"
 
 
 def _way_to_a_table(destination: str, variables: Mapping[str, str]) -> str:

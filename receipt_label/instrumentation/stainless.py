@@ -221,7 +221,7 @@ class _Hooks:
         return request
 
     def processing(self) -> Callable[..., Any]:
-        """Return ``_process_response``: records the answer, then lets the SDK make of it.
+        """Return ``_process_response``: reads the answer, and lets the SDK make of it.
 
         What it returns is awaited by an asynchronous client.
         """
@@ -322,8 +322,8 @@ class _Hooks:
                 body = options.json_data
                 is_mapping = type(body) is dict or isinstance(body, Mapping)
                 model = body.get("model") if is_mapping else None
-                if model.__class__ is not str:
-                    model = model if isinstance(model, str) else None
+                if not isinstance(model, str):
+                    model = None
                 return Exchange(
                     instrument, url, service, operation, model, clock(), url, fetches, quick
                 )
