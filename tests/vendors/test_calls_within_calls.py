@@ -160,7 +160,7 @@ def test_a_request_of_google_maps_within_another_is_recorded(
     def hook(*_: Any, **__: Any) -> None:
         if not within:
             within.append(True)
-            client.timezone((1, 2), timestamp=0)
+            client.timezone((1, 2), timestamp=1_700_000_000)
 
     bare.session.hooks["response"].append(hook)
     server.at = {"/maps/": FOUND}

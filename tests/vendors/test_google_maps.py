@@ -117,7 +117,7 @@ CALLS: dict[str, Row] = {
         "directions", "Directions", "", "unknown_model",
     ),
     "timezone": (
-        lambda maps: maps.timezone((1, 2), timestamp=0),
+        lambda maps: maps.timezone((1, 2), timestamp=1_700_000_000),
         "timezone", "Time Zone", "", "unknown_model",
     ),
 }  # fmt: skip
