@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         UNPRICED_REASONS,
         AIUsageMetric,
     )
+    from receipt_dynamo.entities.metric_series import CallFigures, MetricSeries
     from receipt_dynamo.entities.request_id import mint_request_id
     from receipt_dynamo.environment import Environment, detect_environment
     from receipt_dynamo.errors import (
@@ -82,6 +83,7 @@ __all__ = [
     "Backoff",
     "BatchQueue",
     "BatchQueueSettings",
+    "CallFigures",
     "CircuitBreaker",
     "CircuitBreakerSettings",
     "CircuitState",
@@ -101,6 +103,7 @@ __all__ = [
     "HealthLevel",
     "HealthReason",
     "Lease",
+    "MetricSeries",
     "Migration",
     "MigrationReport",
     "Outcome",
@@ -148,6 +151,7 @@ _MODULES = {
     "dynamo_admin": "TableDescription",
     "dynamo_client": "DynamoClient",
     "entities.ai_usage_metric": "AIUsageMetric PRICE_SOURCES STATUSES UNPRICED_REASONS",
+    "entities.metric_series": "CallFigures MetricSeries",
     "entities.request_id": "mint_request_id",
     "environment": "Environment detect_environment",
     "errors": "ConfigurationError DeadLetterError DirectoryRefusedError StoreBusyError StoreError "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from receipt_dynamo import CallFigures, MetricSeries
 from receipt_label.pricing.catalog import Fixed
 
 if TYPE_CHECKING:
@@ -23,19 +24,20 @@ _DAY_MS: Final = 86_400_000.0  # a call that took longer is looked at
 
 
 class _Kind(NamedTuple):
-    """What calls of a kind have in common: the fields of their context, one metric, the price."""
+    """What calls of a kind have in common: the fields of their context, their metrics but for the
+    figures, the price."""
 
     fields: Mapping[str, Any]
     """Held for their id, which is no other's meanwhile."""
-    metric: AIUsageMetric
+    series: MetricSeries
     quote: Quote
     tariff: Tariff | None
     """Where it is the same at any time."""
 
 
 class AlikeCalls:
-    """The last metrics of a tracker, one for each kind of call: the next of a kind is made after
-    it, with a time, an identity, counts, a cost and a latency of its own.
+    """A series of metrics for each kind of call: the next of a kind adds a time, an identity,
+    counts, a cost and a latency of its own.
 
     For replies of a ``QuickReader`` alone: they differ in nothing else. Of one kind are calls in
     the same context of the same service and model, asked for by the same name, that ended alike.
@@ -46,15 +48,16 @@ class AlikeCalls:
         self._book = book
         self._kinds: dict[object, _Kind] = {}
 
-    def metric(
+    def call(
         self, reply: QuickReply, time: datetime, fields: Mapping[str, Any], latency_ms: float
-    ) -> AIUsageMetric | None:
-        """Return the metric of a reply in the context of these ``fields``, as all the rest of this
-        package would make it; None where it is not like an earlier one. Raises nothing."""
+    ) -> tuple[MetricSeries, CallFigures] | None:
+        """Return what comes to the metric of a reply in the context of these ``fields``, as all the
+        rest of this package would make it; None where it is not like an earlier one. Raises
+        nothing."""
         kind, tokens = self._kinds.get((id(fields), reply.kind)), reply.tokens
         if kind is None or reply.details or not 0 <= latency_ms <= _DAY_MS:
             return None
-        _, like, quote, tariff = kind
+        _, series, quote, tariff = kind
         try:
             tariff = tariff or quote.at(time)
         except Exception:  # the long way says what is wrong, or does without it
@@ -62,7 +65,8 @@ class AlikeCalls:
         cost = None if tariff is None else tariff.charge_tokens(tokens)
         if cost is None or (reply.created is None and not _is_plain(time)):
             return None
-        return like.of_another_call(time, reply.response_id, tokens, cost, latency_ms)
+        name, total = reply.response_id, tokens[0] + tokens[3]
+        return series, CallFigures(time, name, name, *tokens, total, cost, latency_ms)
 
     def note(self, reply: QuickReply, fields: Mapping[str, Any], metric: AIUsageMetric) -> None:
         """Take note of the metric of a reply: others may be made after it. Raises nothing."""
@@ -73,7 +77,7 @@ class AlikeCalls:
         if len(self._kinds) >= REMEMBERED_KINDS:
             self._kinds = {}
         self._kinds[id(fields), reply.kind] = _Kind(
-            fields, metric, quote, quote.tariff if isinstance(quote, Fixed) else None
+            fields, MetricSeries(metric), quote, quote.tariff if isinstance(quote, Fixed) else None
         )
 
 

@@ -8,9 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from receipt_dynamo import AIUsageMetric, PutResult, UsageClient, UsageError, mint_request_id
+from receipt_dynamo import (
+    AIUsageMetric,
+    PutResult,
+    UsageClient,
+    UsageError,
+    mint_request_id,
+)
 from receipt_label import context as contexts
 from receipt_label.alike import AlikeCalls
 from receipt_label.context import as_id, entered
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Recorder", "TrackerClosedError"]
 
 _NOTHING: Mapping[str, Any] = {}
+_NAME: Final = "put_ai_usage_metric"
+_PUT: Final = UsageClient.put_ai_usage_metric
 
 
 class TrackerClosedError(UsageError, RuntimeError):
@@ -236,8 +244,8 @@ class Recorder:
             frame = entered() or contexts.in_force()
             created = quick.created
             time = created or self._times.of(quick.kind[0], quick.response_id, self._now())
-            metric = alike.metric(quick, time, frame.fields, latency_ms)
-            if metric is None:
+            found = alike.call(quick, time, frame.fields, latency_ms)
+            if found is None:
                 reply = quick.reply()
                 metrics = self._metrics(reply, fields={"latency_ms": latency_ms})
                 if not frame.fields.get("price_context"):
@@ -246,12 +254,16 @@ class Recorder:
         except Exception as error:
             return self._refuse_reply(error, quick.reply())
         known = self.known
-        known.calls[metric.request_id] = metric.service, latency_ms, created
+        known.calls[quick.response_id] = quick.kind[0], latency_ms, created
         if len(known.calls) >= REMEMBERED_REPLIES:
             known.turn_over()
-        answer = self._client.put_ai_usage_metric(metric)
+        (series, call), client = found, self._client
+        if getattr(type(client), _NAME, None) is _PUT and _NAME not in client.__dict__:
+            answer = client.put_call(series, call)
+        else:  # what stands in its place sees every metric
+            answer = client.put_ai_usage_metric(series.metric(call))
         if frame.operation is not None or self._observers.export:
-            self._observers.tell(metric, answer)
+            self._observers.tell(series.metric(call), answer)
         return answer
 
     def _metrics(

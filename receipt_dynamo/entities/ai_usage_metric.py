@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import repeat
 from operator import attrgetter
 from typing import Any
 
@@ -56,14 +55,6 @@ _ID_FIELDS = (
     "environment",
     "deployment_version",
 )
-_OF_A_CALL = (
-    *("timestamp", "request_id", "response_id"),
-    *("input_tokens", "cached_input_tokens", "cache_write_tokens"),
-    *("output_tokens", "reasoning_tokens", "total_tokens"),
-    *("cost_usd", "latency_ms"),
-)
-"""What differs between two plain calls for the same purpose."""
-
 _ID_BYTES = 256
 _REQUEST_ID_BYTES = 512
 _NOTHING = FrozenDict()
@@ -84,7 +75,6 @@ _unusual_fields_of = attrgetter(
     "total_tokens", "provider_cost_usd", "unpriced_reason", "github_pr", "error"
 )
 _NO_UNUSUAL = (None,) * 5
-_copy: Callable[[Any], Any] = attrgetter("__copy__")(msgspec.Struct)
 _MAX_SERVICES = 256
 _services: set[str] = set()
 """Services as they are kept, which were checked before. Emptied when full: no lock is needed."""
@@ -159,27 +149,6 @@ class AIUsageMetric(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_d
     def identity(self) -> tuple[str, datetime, str]:
         """What makes this the same record as another: service, timestamp (UTC), request id."""
         return self.service, self.timestamp, self.request_id
-
-    def of_another_call(
-        self,
-        timestamp: datetime,
-        request_id: str,
-        tokens: tuple[int, int | None, int | None, int, int | None],
-        cost_usd: Decimal,
-        latency_ms: float,
-    ) -> AIUsageMetric:
-        """Return the metric of another call, of the same service and model, for the same purpose.
-
-        For what records one call after the other, in a fifth of the time that a metric of all its
-        fields takes, and for what has checked all of it: here nothing is. ``request_id``, which is
-        its response id too, is ASCII; ``tokens`` (input, cached reads, cache writes, output,
-        reasoning) add up; ``timestamp`` is in UTC itself, ``cost_usd`` positive.
-        """
-        other: AIUsageMetric = _copy(self)
-        total = tokens[0] + tokens[3]
-        values = (timestamp, request_id, request_id, *tokens, total, cost_usd, latency_ms)
-        any(map(force_setattr, repeat(other), _OF_A_CALL, values))  # a loop without its bytecode
-        return other
 
     def to_item(self) -> dict[str, Any]:
         """Return the DynamoDB attributes (camelCase, exact Decimals), without keys and Nones."""

@@ -31,14 +31,19 @@ LINE_OVERHEAD = HEADER_BYTES + len(_LINE_END)
 class ActiveSegment:
     """A segment, open and locked. One thread at a time.
 
-    ``torn``: its last line was cut short. ``dirty``: it holds bytes that no sync has seen.
+    ``torn``: its last line was cut short. ``synced``: how much of it a sync has seen.
     """
 
     descriptor: int
     path: Path
     size: int = 0
     torn: bool = False
-    dirty: bool = False
+    synced: int = 0
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it holds bytes that no sync has seen."""
+        return self.size > self.synced
 
     def write(self, line: bytes) -> int:
         """Append a line, whole or not at all, by one write; return the bytes that it took.
@@ -49,7 +54,6 @@ class ActiveSegment:
             line = _LINE_END + line
         written = os.write(self.descriptor, line)
         self.size += written
-        self.dirty = True
         if written == len(line):
             self.torn = False
         else:
@@ -71,7 +75,6 @@ class ActiveSegment:
         if self.torn:
             written = os.write(self.descriptor, _LINE_END)
             self.size += written
-            self.dirty = True
             self.torn = written < len(_LINE_END)
 
     def is_removed(self) -> bool:
@@ -90,7 +93,6 @@ class ActiveSegment:
         if os.write(self.descriptor, data) < len(data):
             raise OSError(errno.ENOSPC, "no room for a segment", str(self.path))
         self.size += len(data)
-        self.dirty = True
 
     def close(self) -> None:
         """Free the lock: any drainer may take all of it. Raises OSError.

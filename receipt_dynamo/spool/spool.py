@@ -11,6 +11,7 @@ import msgspec
 from receipt_dynamo.drops import DropTally
 from receipt_dynamo.entities.ai_usage_metric import AIUsageMetric
 from receipt_dynamo.entities.gap import Gap
+from receipt_dynamo.entities.metric_series import CallFigures, MetricSeries
 from receipt_dynamo.forks import notice_fork
 from receipt_dynamo.health import PutResult
 from receipt_dynamo.logs import safe_logger
@@ -67,6 +68,21 @@ class Spool:
         except Exception as error:
             return self._keep_in_memory(payload, metric, error)
         self.last_record = metric.timestamp
+        return PutResult.STORED
+
+    def put_call(self, series: MetricSeries, call: CallFigures) -> PutResult:
+        """Keep the metric of one more call of a series, as ``put`` does."""
+        try:
+            payload = series.head + _encode(call)[1:]
+        except Exception as error:  # a figure that is none
+            return self.drop("invalid", series.metric(call), error)
+        if len(payload) > MAX_RECORD_BYTES:
+            return self.put(series.metric(call))
+        try:
+            self.writer.append(payload)
+        except Exception as error:
+            return self._keep_in_memory(payload, series.metric(call), error)
+        self.last_record = call.timestamp
         return PutResult.STORED
 
     def _keep_in_memory(self, payload: bytes, metric: AIUsageMetric, error: Exception) -> PutResult:

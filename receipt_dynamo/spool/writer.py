@@ -99,14 +99,15 @@ class SpoolWriter:
         the same: to store it again under its identity does no harm.
         """
         line = b"%08x " % crc32(payload) + payload + b"\n"  # what encode_line says, in place
+        needed = len(line) + LINE_OVERHEAD
         if not self._mark[0]:  # a fork in C, which no at-fork hook saw
             notice_fork()
         with self._lock:
             self._busy += 1
             try:
                 allowance = self._allowance
-                if allowance.bytes < len(line) + LINE_OVERHEAD:
-                    allowance.renew(len(line) + LINE_OVERHEAD)
+                if allowance.bytes < needed:
+                    allowance.renew(needed)
                 segment = self._active
                 if segment is None or segment.size >= self._segment_bytes:
                     segment = self._open_segment()
@@ -115,7 +116,6 @@ class SpoolWriter:
                 else:  # what that does, in place
                     written = os.write(segment.descriptor, line)
                     segment.size += written
-                    segment.dirty = True
                     if written != len(line):
                         segment.note_cut(line, written)
                 allowance.bytes -= written
@@ -229,7 +229,7 @@ class SpoolWriter:
                 descriptor = None
                 if active is not None and active.dirty:
                     descriptor = os.dup(active.descriptor)
-                    active.dirty = False
+                    active.synced = active.size
                 commit, self._commit = self._commit, _Commit()
                 named, self._named = self._named, False
                 sealed = [self._unsynced.popleft() for _ in range(len(self._unsynced))]
@@ -270,7 +270,7 @@ class SpoolWriter:
         self._named = True
         self._retire()
         self._active = rescued
-        lost.dirty = False
+        lost.synced = lost.size
         self._retired.append(lost)
 
     def _open_segment(self) -> ActiveSegment:

@@ -39,15 +39,15 @@ changed = msgspec.structs.replace
 
 
 class Taken:
-    """What a tracker puts, in place of its client's spool."""
+    """What a tracker's records in the spool are read as, in place of the file."""
 
     def __init__(self, tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
         self.metrics: list[AIUsageMetric] = []
-        patch.setattr(tracker.client, "put_ai_usage_metric", self.put)
+        patch.setattr(tracker.client._pipeline.spool.writer, "append", self.append)
 
-    def put(self, metric: AIUsageMetric) -> PutResult:
-        self.metrics.append(metric)
-        return PutResult.STORED
+    def append(self, payload: bytes, count: int = 1) -> None:
+        if count:
+            self.metrics.append(msgspec.json.decode(payload, type=AIUsageMetric))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def both_ways(
 def is_alike(tracker: AIUsageTracker, reply: QuickReply) -> bool:
     alike = tracker._alike
     assert alike is not None
-    return alike.metric(reply, reply.created or NOON, current(), 1.0) is not None
+    return alike.call(reply, reply.created or NOON, current(), 1.0) is not None
 
 
 def same(short: AIUsageMetric, long: AIUsageMetric) -> bool:
@@ -346,6 +346,40 @@ def test_operations_and_exporters_learn_of_calls_that_are_alike(client: UsageCli
     assert len(told) == 4  # the operation itself is the last
 
 
+def test_what_stands_in_place_of_the_client_s_put_sees_every_metric(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subclass of the user's, what a test puts there later: whole metrics, as at any time."""
+    tracker = AIUsageTracker(client, strict=True, prices=BOOK)
+    taken = Taken(tracker, monkeypatch)
+    for _ in range(2):
+        tracker.record_quick_reply(FIRST, 1.0)
+    seen: list[AIUsageMetric] = []
+    put = UsageClient.put_ai_usage_metric
+
+    def watch(self: UsageClient, metric: AIUsageMetric) -> PutResult:
+        seen.append(metric)
+        return put(self, metric)
+
+    def boom(*_: object) -> PutResult:
+        raise AssertionError("went past it")
+
+    monkeypatch.setattr(client, "put_call", boom)
+    watching = type("Watching", (type(client),), {"put_ai_usage_metric": watch})
+    monkeypatch.setattr(client, "__class__", watching)
+    tracker.record_quick_reply(FIRST, 1.0)
+    monkeypatch.undo()
+    monkeypatch.setattr(client, "put_call", boom)
+    monkeypatch.setattr(client, "put_ai_usage_metric", lambda metric: watch(client, metric))
+    tracker.record_quick_reply(FIRST, 1.0)
+    monkeypatch.undo()
+    monkeypatch.setattr(UsageClient, "put_call", boom)
+    monkeypatch.setattr(UsageClient, "put_ai_usage_metric", watch)
+    tracker.record_quick_reply(FIRST, 1.0)
+    assert len(seen) == 3
+    assert all(same(metric, taken.metrics[0]) for metric in seen)
+
+
 def test_what_is_remembered_is_bounded() -> None:
     """However many contexts there are."""
     alike = AlikeCalls(BOOK)
@@ -364,5 +398,5 @@ def test_what_is_remembered_is_bounded() -> None:
     contexts = [{"job_id": str(number)} for number in range(3 * REMEMBERED_KINDS)]
     for context in contexts:
         alike.note(FIRST, context, metric)
-        assert alike.metric(FIRST, NOON, context, 1.0) is not None
+        assert alike.call(FIRST, NOON, context, 1.0) is not None
         assert len(alike._kinds) <= REMEMBERED_KINDS
