@@ -24,12 +24,14 @@ _DAY_MS: Final = 86_400_000.0  # a call that took longer is looked at
 
 
 class _Kind(NamedTuple):
-    """What calls of a kind have in common: the fields of their context, their metrics but for the
-    figures, the price."""
+    """What calls of a kind have in common: the fields of their context, the metric of the first,
+    and the price."""
 
     fields: Mapping[str, Any]
     """Held for their id, which is no other's meanwhile."""
-    series: MetricSeries
+    first: AIUsageMetric
+    series: MetricSeries | None
+    """Made for the second: most contexts of one call's own have none."""
     quote: Quote
     tariff: Tariff | None
     """Where it is the same at any time."""
@@ -54,10 +56,11 @@ class AlikeCalls:
         """Return what comes to the metric of a reply in the context of these ``fields``, as all the
         rest of this package would make it; None where it is not like an earlier one. Raises
         nothing."""
-        kind, tokens = self._kinds.get((id(fields), reply.kind)), reply.tokens
+        key, tokens = (id(fields), reply.kind), reply.tokens
+        kind = self._kinds.get(key)
         if kind is None or reply.details or not 0 <= latency_ms <= _DAY_MS:
             return None
-        _, series, quote, tariff = kind
+        _, first, series, quote, tariff = kind
         try:
             tariff = tariff or quote.at(time)
         except Exception:  # the long way says what is wrong, or does without it
@@ -65,6 +68,9 @@ class AlikeCalls:
         cost = None if tariff is None else tariff.charge_tokens(tokens)
         if cost is None or (reply.created is None and not _is_plain(time)):
             return None
+        if series is None:
+            series = MetricSeries(first)
+            self._kinds[key] = kind._replace(series=series)
         name, total = reply.response_id, tokens[0] + tokens[3]
         return series, CallFigures(time, name, name, *tokens, total, cost, latency_ms)
 
@@ -77,7 +83,7 @@ class AlikeCalls:
         if len(self._kinds) >= REMEMBERED_KINDS:
             self._kinds = {}
         self._kinds[id(fields), reply.kind] = _Kind(
-            fields, MetricSeries(metric), quote, quote.tariff if isinstance(quote, Fixed) else None
+            fields, metric, None, quote, quote.tariff if isinstance(quote, Fixed) else None
         )
 
 

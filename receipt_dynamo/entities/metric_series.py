@@ -39,6 +39,13 @@ class CallFigures(msgspec.Struct, omit_defaults=True, gc=False):
     latency_ms: float | None = None
 
 
+_SHARED = [
+    (field.name, field.default)
+    for field in msgspec.structs.fields(AIUsageMetric)
+    if field.name not in CallFigures.__struct_fields__
+]
+
+
 class MetricSeries:
     """The metrics of calls of the same service and model, for the same purpose. Immutable.
 
@@ -63,9 +70,5 @@ class MetricSeries:
 
 def _shared_fields(metric: AIUsageMetric) -> dict[str, Any]:
     """Return the fields that are no call's own, without those that have their defaults."""
-    return {
-        field.name: value
-        for field in msgspec.structs.fields(AIUsageMetric)
-        if field.name not in CallFigures.__struct_fields__
-        and (value := getattr(metric, field.name)) != field.default
-    }
+    values = ((name, getattr(metric, name), default) for name, default in _SHARED)
+    return {name: value for name, value, default in values if value != default}

@@ -280,10 +280,10 @@ def quick_reader(url: str, service: str | None = None) -> QuickReader | None:
 def _reader_of(kind: type[_Chat] | type[_Response]) -> QuickReader:
     """Return what reads bodies of OpenAI's."""
     decode: Callable[[bytes], _Chat | _Response] = msgspec.json.Decoder(kind).decode
-    asked = 0.0  # the time when it was asked for: no reply is of the day after tomorrow
+    earliest = latest = 0.0  # a day around the time when it was asked for
 
     def read(content: bytes, request_model: str | None) -> QuickReply | None:
-        nonlocal asked
+        nonlocal earliest, latest
         try:
             body = decode(content)
             usage, choices, model, name = body.usage, body.choices, body.model, body.id
@@ -304,9 +304,9 @@ def _reader_of(kind: type[_Chat] | type[_Response]) -> QuickReader:
             ):
                 return None
             created = body.created
-            if not asked - _DAY <= created <= asked + _DAY:
-                asked = time.time()
-                if created > asked + _DAY:
+            if not earliest <= created <= latest:
+                earliest, latest = time.time() - _DAY, time.time() + _DAY
+                if created > latest:  # no reply is of the day after tomorrow
                     return None
             return QuickReply(
                 ("openai", model, request_model, choices[0].finish_reason if choices else None),
