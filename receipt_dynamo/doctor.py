@@ -10,6 +10,7 @@ import platform
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,8 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "deployment_version": ("DEPLOYMENT_VERSION",),
 }
 _NOT_LISTED = frozenset({"environment_variable", "other_spool"})
+_OF_THE_TRACKER = ("RECEIPT_USAGE_CONTEXT", "RECEIPT_USAGE_COMMAND")
+_ALIKE = 0.84  # how much of a name is there that was mistyped
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +148,32 @@ def _file_system(directory: Path) -> Finding:
 
 
 def _settings(settings: Settings, variables: Mapping[str, str]) -> Iterator[Finding]:
+    known = list(_OF_THE_TRACKER)
     for field in fields(settings):
         if field.name in _NOT_LISTED:
             continue
         names = _VARIABLES.get(field.name, (f"RECEIPT_USAGE_{field.name.upper()}",))
+        known += names
         source = next((name for name in names if variables.get(name, "").strip()), "default")
         if field.name == "environment":
             source = settings.environment_variable or "default"
         value = getattr(settings, field.name)
         shown = "not set" if value is None else str(value)
         yield Finding("ok", f"setting {field.name}", f"{shown} ({source})")
+    ours: tuple[str, ...] = ("RECEIPT_USAGE_",)
+    if settings.table_name is None:
+        ours += ("DYNAMODB_TABLE", "DYNAMO_TABLE")
+    for name in sorted(variables):
+        if name.startswith(ours) and name not in known:
+            yield _unknown_variable(name, known)
+
+
+def _unknown_variable(name: str, known: list[str]) -> Finding:
+    """Say that a variable is no setting: else a slip of the pen would leave a default in force
+    without a word."""
+    meant = get_close_matches(name, known, n=1, cutoff=_ALIKE)
+    hint = f"; did you mean {meant[0]}?" if meant else "; docs/recording.md has them all"
+    return Finding("warn", f"variable {name}", f"is no setting, and has no effect{hint}")
 
 
 def _destination(settings: Settings) -> Iterator[Finding]:

@@ -184,7 +184,10 @@ def _convert(name: str, text: str, convert: Any) -> Any:
     try:
         return convert(text)
     except ValueError:
-        raise ConfigurationError(f"{name}={text!r} is no {convert.__name__}") from None
+        kind = "whole number" if convert is int else "number"
+        raise ConfigurationError(
+            f"{name}={text!r} is no {kind}. Write it in digits, without a unit, or unset it."
+        ) from None
 
 
 def _check_word(name: str, value: str, words: tuple[str, ...]) -> None:

@@ -118,6 +118,27 @@ def test_a_wrong_setting_is_a_fault(
     assert said in detail
 
 
+@pytest.mark.parametrize(
+    ("variable", "remark"),
+    [
+        ("RECEIPT_USAGE_MAXBYTES", "did you mean RECEIPT_USAGE_MAX_BYTES?"),
+        ("RECEIPT_USAGE_COLOUR", "docs/recording.md has them all"),
+        ("DYNAMODB_TABLE", "did you mean DYNAMODB_TABLE_NAME?"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_warned_of(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, remark: str
+) -> None:
+    """A slip of the pen leaves the default in force."""
+    monkeypatch.setenv("RECEIPT_USAGE_COMMAND", "receipt-usage")  # the command line's own
+    monkeypatch.setenv("DYNAMODB_REGION", "x")  # nobody's
+    monkeypatch.setenv(variable, "1")
+    warnings = {what: found for what, found in findings(run).items() if what[:8] == "variable"}
+    assert warnings == {
+        f"variable {variable}": ("warn", f"is no setting, and has no effect; {remark}")
+    }
+
+
 def test_an_unsafe_directory_is_a_fault(run: Run, usage_dir: Path) -> None:
     """A directory that others may write to is refused, with the remedy."""
     usage_dir.mkdir()
