@@ -25,6 +25,7 @@ from receipt_dynamo.payload import encode_payload
 from receipt_dynamo.store import (
     Batch,
     DroppedSummary,
+    Identity,
     Rejection,
     StoredRecord,
     UsageQuery,
@@ -245,6 +246,10 @@ class DynamoClient:
     def dropped(self, query: UsageQuery) -> DroppedSummary:
         """Return what was lost, by the time range of ``query``, its service and its model."""
         return self._reader.dropped(query)
+
+    def recorded(self, identities: Collection[Identity]) -> dict[Identity, AIUsageMetric]:
+        """Return the metrics that the table has under these identities. Consistent."""
+        return self._reader.recorded(identities)
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Return the first time recorded under each (service, request id) that the table has.

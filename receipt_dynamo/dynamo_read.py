@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -29,7 +29,7 @@ from receipt_dynamo.entities.checks import check_timestamp
 from receipt_dynamo.entities.gap import Gap
 from receipt_dynamo.entities.item import format_timestamp, parse_timestamp
 from receipt_dynamo.errors import StoreError
-from receipt_dynamo.store import DroppedSummary, UsageQuery, UsageSummary
+from receipt_dynamo.store import DroppedSummary, Identity, UsageQuery, UsageSummary
 from receipt_dynamo.sums import Group, Sums, counts_for, sum_gaps, summaries
 from receipt_dynamo.table import (
     PARTITION_KEY,
@@ -81,6 +81,17 @@ class TableReader:
         if item is None or is_expired(item, self._now()):
             return None
         return self._metric(item)
+
+    def recorded(self, identities: Collection[Identity]) -> dict[Identity, AIUsageMetric]:
+        """Return the metrics of these identities, each under its own. Consistent."""
+        shards = self._shards()
+        keys = (
+            metric_key(service, format_timestamp(time.astimezone(UTC)), request_id, shards)
+            for service, time, request_id in set(identities)
+        )
+        now = self._now()
+        items = (item for item in self._pages.fetch(keys) if not is_expired(item, now))
+        return {metric.identity: metric for metric in map(self._metric, items)}
 
     def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:
         """Yield the metrics that match, by time, service and request id."""

@@ -18,6 +18,7 @@ from receipt_dynamo.spool.pending import pending_records
 from receipt_dynamo.store import (
     Batch,
     DroppedSummary,
+    Identity,
     LayeredStore,
     UsageOverlay,
     UsageQuery,
@@ -91,6 +92,10 @@ class Reports:
             pipeline.deliver_or_await(deadline, progress, report=report)
             if report.finished or report.delivered == before:
                 return report
+
+    def recorded(self, identities: Collection[Identity]) -> dict[Identity, AIUsageMetric]:
+        """See ``UsageReader``."""
+        return self._ask(lambda reader: reader.recorded(identities))
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """See ``UsageReader``."""

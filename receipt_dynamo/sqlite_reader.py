@@ -21,12 +21,15 @@ from receipt_dynamo.sqlite_rows import (
     Sums,
     group_column,
     group_order,
+    metric_of_row,
+    microseconds_of,
     time_of,
     where,
     where_lost,
 )
 from receipt_dynamo.store import (
     DroppedSummary,
+    Identity,
     UsageQuery,
     UsageSummary,
     add_exactly,
@@ -38,6 +41,7 @@ __all__ = ["Rows", "SqliteReader", "take_checked"]
 Rows = list[tuple[Any, ...]]
 _T = TypeVar("_T")
 _KEYS_AT_ONCE = 400  # two values each: SQLite before 3.32 binds 999
+_IDENTITIES_AT_ONCE = 300  # three each
 
 
 class SqliteReader:
@@ -55,6 +59,22 @@ class SqliteReader:
         What ``take`` raises says that a value cannot be what was stored.
         """
         raise NotImplementedError
+
+    def recorded(self, identities: Collection[Identity]) -> dict[Identity, AIUsageMetric]:
+        """Return the metrics that the store has under these identities, each under its own."""
+        wanted = [
+            (service, microseconds_of(time), request_id) for service, time, request_id in identities
+        ]
+        found: dict[Identity, AIUsageMetric] = {}
+        for start in range(0, len(wanted), _IDENTITIES_AT_ONCE):
+            chunk = wanted[start : start + _IDENTITIES_AT_ONCE]
+            rows = ", ".join(["(?, ?, ?)"] * len(chunk))
+            sql = (
+                f"WITH wanted (service, ts, request_id) AS (VALUES {rows}) "  # noqa: S608 - of "?"
+                "SELECT ts, service, request_id, body FROM metric NATURAL JOIN wanted"
+            )
+            found |= self._read(sql, [value for key in chunk for value in key], _by_identity)
+        return found
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Return the first time recorded under each (service, request id) that the store has."""
@@ -117,6 +137,11 @@ def take_checked(take: Callable[[Rows], _T], rows: Rows) -> _T:
         return take(rows)
     except (msgspec.MsgspecError, ValueError, TypeError, ArithmeticError) as error:
         raise DamagedStoreError(f"it holds what was never stored: {error}", proven=False) from error
+
+
+def _by_identity(rows: Rows) -> dict[Identity, AIUsageMetric]:
+    metrics = (metric_of_row(*row) for row in rows)
+    return {metric.identity: metric for metric in metrics}
 
 
 def _times(rows: Rows) -> dict[tuple[str, str], datetime]:

@@ -29,6 +29,7 @@ __all__ = [
     "group_order",
     "metric_of_row",
     "metric_row",
+    "microseconds_of",
     "time_of",
     "where",
     "where_lost",
@@ -76,7 +77,7 @@ _FILTERS = (
 INSERT_GAP = "INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-def _microseconds(time: datetime) -> int:
+def microseconds_of(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
@@ -121,7 +122,7 @@ def metric_of_row(ts: int, service: str, request_id: str, body: bytes) -> AIUsag
     Raises ValueError, msgspec.MsgspecError for a record that is not the one of its row.
     """
     metric = _decode_metric(body)
-    identity = _microseconds(metric.timestamp), metric.service, metric.request_id
+    identity = microseconds_of(metric.timestamp), metric.service, metric.request_id
     if identity != (ts, service, request_id):
         raise ValueError(f"the record of {(ts, service, request_id)} is another one")
     return metric
@@ -140,7 +141,7 @@ def metric_row(metric: AIUsageMetric, payload: bytes) -> tuple[Any, ...]:
     """Return the values of INSERT_METRIC."""
     return (
         metric.service,
-        _microseconds(metric.timestamp),
+        microseconds_of(metric.timestamp),
         metric.request_id,
         metric.model,
         metric.operation,
@@ -171,7 +172,7 @@ def gap_row(gap: Gap) -> tuple[Any, ...]:
     """Return the values of INSERT_GAP."""
     return (
         gap.gap,
-        _microseconds(gap.timestamp),
+        microseconds_of(gap.timestamp),
         gap.reason,
         gap.service,
         gap.model,
@@ -229,10 +230,10 @@ def _times_between(query: UsageQuery) -> tuple[list[str], list[object]]:
     values: list[object] = []
     if query.since is not None:
         conditions.append("ts >= ?")
-        values.append(_microseconds(query.since))
+        values.append(microseconds_of(query.since))
     if query.until is not None:
         conditions.append("ts < ?")
-        values.append(_microseconds(query.until))
+        values.append(microseconds_of(query.until))
     return conditions, values
 
 

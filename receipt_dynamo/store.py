@@ -187,8 +187,15 @@ class WriteOutcome:
     rejected: Sequence[Rejection] = ()
 
 
+Identity = tuple[str, datetime, str]
+"""Service, timestamp and request id, on which a store is unique: ``AIUsageMetric.identity``."""
+
+
 class UsageReader(Protocol):
     """Answers questions about metrics. Raises StoreError where it cannot."""
+
+    def recorded(self, identities: Collection[Identity]) -> dict[Identity, AIUsageMetric]:
+        """Return the metrics that the store has under these identities, each under its own."""
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Return the first time recorded under each (service, request id) that the store has."""

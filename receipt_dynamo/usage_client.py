@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
@@ -33,13 +32,14 @@ from receipt_dynamo.spool.reader import list_segments
 from receipt_dynamo.spool.spool import Spool
 from receipt_dynamo.spool.writer import SpoolWriter
 from receipt_dynamo.stats import STATS, StatsFile
-from receipt_dynamo.store import DroppedSummary, UsageQuery, UsageStore, UsageSummary
+from receipt_dynamo.store import UsageStore
+from receipt_dynamo.usage_questions import UsageQuestions
 from receipt_dynamo.utils.clock import Clock, SystemClock
 
 __all__ = ["UsageClient"]
 
 
-class UsageClient:
+class UsageClient(UsageQuestions):
     """Records metrics and answers questions about them. Thread-safe; a context manager.
 
     ``put_ai_usage_metric`` never raises and never waits for the store or the network. Queries take
@@ -83,7 +83,7 @@ class UsageClient:
             bounds=bounds,
             stats=StatsFile(directory / STATS, self._clock),
         )
-        self._reports = Reports(self._pipeline, store, directory)
+        super().__init__(Reports(self._pipeline, store, directory))
         self._manual = settings.drain == "manual"
         self._drainer = Drainer(self._pipeline.tick, self._clock)
         self._forgotten = weakref.finalize(self, _forgotten, self._pipeline, self._drainer)
@@ -315,41 +315,6 @@ class UsageClient:
             count=lambda: pipeline.stats.together(pipeline.figures()),
             store=(lambda: self._store) if probe else None,
         )
-
-    def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
-        """Return the first time recorded under each (service, request id), as far as there is one.
-
-        For importers: a reply that carries no time of its own keeps the one it has. Takes in the
-        spool first, as ``query`` does. Raises StoreError.
-        """
-        return self._reports.recorded_times(keys)
-
-    def query(self, query: UsageQuery | None = None) -> Iterator[AIUsageMetric]:
-        """Yield the metrics that match, by time. Takes in the spool first.
-
-        Where the embedded store cannot take it in (a full or read-only disk, somebody who keeps its
-        lock for 5 s), the answer is the same: what waits is read from the spool into memory, and a
-        warning says so once. Raises StoreError where the store cannot be read either.
-        """
-        yield from self._reports.query(query or UsageQuery())
-
-    def summarize(
-        self,
-        query: UsageQuery | None = None,
-        by: Sequence[str] = (),
-        timezone: str = "UTC",
-    ) -> list[UsageSummary]:
-        """Return sums per group (see ``DIMENSIONS``); days are those of ``timezone``.
-
-        Takes in the spool first, as ``query`` does. Without ``by`` one summary of everything.
-        Raises StoreError, and ValueError for an unknown word or timezone.
-        """
-        return self._reports.summarize(query or UsageQuery(), by, timezone)
-
-    def dropped(self, query: UsageQuery | None = None) -> DroppedSummary:
-        """Return what was lost in the time range of ``query``. Takes in the spool first, as
-        ``query`` does. Raises StoreError."""
-        return self._reports.dropped(query or UsageQuery())
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -11,6 +11,7 @@ from itertools import islice
 from receipt_dynamo import PutResult
 from receipt_label.importers.exact_json import line_id
 from receipt_label.importers.importer import FAULTS, LINES_AT_ONCE, FileTally, Importer
+from receipt_label.importers.known_calls import known_before
 from receipt_label.importers.shapes import entry_of
 from receipt_label.importers.source import Item, Source, SourceError, read_items
 from receipt_label.reply_metric import request_id_of
@@ -79,18 +80,27 @@ class ReplyImporter(Importer):
         """Record lines, those without a time under the one that the store has for their id.
 
         The vendor's own id says that it is the same call: it must not count again because its file
-        was touched or has grown, or because a pipeline recorded it before.
+        was touched or has grown, or because a pipeline recorded it before. What the pipeline knew
+        of it, and its line does not say, stays.
         """
+        client = self._tracker.client
         keys = {key for line in lines if (key := line.undated_key) is not None}
-        known = self._tracker.client.recorded_times(keys) if keys else {}
-        for line in lines:
+        times = client.recorded_times(keys) if keys else {}
+        identities = [line.identity(times, tally.file_time) for line in lines]
+        wanted = {identity for identity in identities if identity is not None}
+        recorded = client.recorded(wanted) if wanted else {}
+        for line, identity in zip(lines, identities, strict=True):
             key = line.undated_key
-            time = known.get(key) if key is not None else None
+            time = times.get(key) if key is not None else None
             by_file = time is None and line.time is None and line.reply.created is None
             time = time or line.time or tally.file_time
+            earlier = recorded.get(identity) if identity is not None else None
             try:
                 result = self._tracker.record_reply(
-                    line.reply, fallback_request_id=line.fallback_id, fallback_timestamp=time
+                    line.reply,
+                    fallback_request_id=line.fallback_id,
+                    fallback_timestamp=time,
+                    **(known_before(earlier, line.reply) if earlier is not None else {}),
                 )
             except FAULTS as error:
                 self._bad(line.item.place, str(error) or type(error).__name__, tally)
@@ -99,7 +109,7 @@ class ReplyImporter(Importer):
                 tally.dropped += 1
                 continue
             if key is not None and time is not None:
-                known.setdefault(key, time)
+                times.setdefault(key, time)
             tally.recorded += 1
             tally.inside += len(line.reply.also)
             tally.dated_by_file += by_file
@@ -124,6 +134,16 @@ class _Line:
         if self.reply.created is not None or request_id is None:
             return None
         return self.reply.service, request_id
+
+    def identity(
+        self, times: Mapping[tuple[str, str], datetime], file_time: datetime | None
+    ) -> tuple[str, datetime, str] | None:
+        """Return what a store that has this call already has it under; None where it has no id."""
+        request_id, key = request_id_of(self.reply), self.undated_key
+        time = self.reply.created or (times.get(key) if key else None) or self.time or file_time
+        if request_id is None or time is None:
+            return None
+        return self.reply.service.lower(), time, request_id
 
 
 def _is_of_a_transcript(value: object) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from receipt_dynamo import AIUsageMetric, PutResult, UsageQuery
+from receipt_dynamo import AIUsageMetric, PutResult
 from receipt_label.importers.importer import FAULTS, LINES_AT_ONCE, FileTally, Importer
 from receipt_label.importers.source import STANDARD_INPUT, Item, Source, read_lines
 from receipt_label.importers.transcripts import AgentNames, CallDraft, Transcript, UseDraft
@@ -192,18 +192,12 @@ class TranscriptImporter(Importer):
         The wrapped client of a pipeline, a hook or an earlier import may have brought them there.
         """
         client = self._tracker.client
-        known = client.recorded_times(keys) if keys else {}
-        hours: dict[tuple[str, datetime], list[datetime]] = {}
-        for (service, _), time in known.items():
-            hour = time.replace(minute=0, second=0, microsecond=0)
-            hours.setdefault((service, hour), []).append(time)
-        for (service, _), times in hours.items():
-            query = UsageQuery(service=service, since=min(times), until=max(times) + _MICROSECOND)
-            for metric in client.query(query):
-                key = metric.service, metric.request_id
-                if known.get(key) == metric.timestamp:
-                    self._seen[key] = _Seen(metric.timestamp, _rank(metric), metric.session_id)
-                    self._names.learn_recorded(metric)
+        times = client.recorded_times(keys) if keys else {}
+        identities = {(service, time, name) for (service, name), time in times.items()}
+        for metric in client.recorded(identities).values() if identities else ():
+            key = metric.service, metric.request_id
+            self._seen[key] = _Seen(metric.timestamp, _rank(metric), metric.session_id)
+            self._names.learn_recorded(metric)
 
     def _record(self, one: _Call | _Use, tally: FileTally) -> None:
         draft, key = one.draft, one.key

@@ -108,6 +108,8 @@ def test_a_table_and_the_embedded_store_answer_alike(table: DynamoClient, tmp_pa
         assert table.dropped(query) == embedded.dropped(query), (number, query)
     keys = [(metric.service, metric.request_id) for metric in metrics[::7]]
     assert table.recorded_times(keys) == embedded.recorded_times(keys)
+    identities = [metric.identity for metric in metrics[::7]]
+    assert table.recorded(identities) == embedded.recorded(identities)
     for metric in metrics[::29]:
         assert table.get_ai_usage_metric(*metric.identity) == metric
     assert table.get_ai_usage_metric("openai", START, "missing") is None

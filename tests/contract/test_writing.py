@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 from receipt_dynamo import AIUsageMetric, UsageQuery, UsageStore
@@ -122,6 +122,23 @@ def test_recorded_times_are_the_first_of_each_id(store: UsageStore) -> None:
     keys = [("openai", "r"), ("other", "r"), ("openai", "missing"), ("nobody", "r")]
     assert store.recorded_times(keys) == {("openai", "r"): early, ("other", "r"): NOON}
     assert store.recorded_times([]) == {}
+
+
+def test_what_is_recorded_under_an_identity(store: UsageStore) -> None:
+    """Each under its own, whatever the zone of its time; what is not there is not answered."""
+    some = [
+        make_metric(request_id=f"r{n}", timestamp=NOON + n * timedelta(hours=1), github_pr=n)
+        for n in range(1, 350)
+    ]
+    other = make_metric(request_id="r1", service="other", timestamp=some[0].timestamp)
+    write(store, [*some, other])
+    asked = [metric.identity for metric in some]
+    assert store.recorded(asked) == dict(zip(asked, some, strict=True))
+    assert store.recorded([other.identity, other.identity]) == {other.identity: other}
+    elsewhere = NOON.astimezone(timezone(timedelta(hours=5))) + timedelta(hours=1)
+    assert store.recorded([("openai", elsewhere, "r1")]) == {some[0].identity: some[0]}
+    assert store.recorded([("openai", NOON, "r1"), ("nobody", NOON, "r1")]) == {}
+    assert store.recorded([]) == {}
 
 
 def test_a_gap_counts_once_however_often_it_arrives(store: UsageStore) -> None:

@@ -18,7 +18,7 @@ import msgspec
 from receipt_dynamo import AIUsageMetric, DroppedSummary, UsageQuery, UsageSummary
 from receipt_dynamo.entities.gap import GAP_PREFIX, Gap
 from receipt_dynamo.files import create_private_file
-from receipt_dynamo.store import Batch, WriteOutcome, add_exactly
+from receipt_dynamo.store import Batch, Identity, WriteOutcome, add_exactly
 from tests.support import encode
 
 
@@ -93,6 +93,10 @@ class FileStore:
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Know no times: importers are not what this store is for."""
+        raise NotImplementedError
+
+    def recorded(self, identities: Collection[Identity]) -> dict[Identity, AIUsageMetric]:
+        """Know nothing of one record: importers are not what this store is for."""
         raise NotImplementedError
 
     def summarize(self, query: UsageQuery, by: Sequence[str], timezone: str) -> list[UsageSummary]:

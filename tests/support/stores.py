@@ -11,7 +11,7 @@ from typing import Any
 
 from receipt_dynamo import AIUsageMetric, UsageQuery
 from receipt_dynamo.entities.gap import Gap
-from receipt_dynamo.store import Batch, Rejection, WriteOutcome
+from receipt_dynamo.store import Batch, Identity, Rejection, WriteOutcome
 
 POISON = "poison"
 """The model of metrics that the stores made here never take."""
@@ -44,6 +44,9 @@ class MemoryStore:
 
     def query(self, _query: UsageQuery) -> Iterator[AIUsageMetric]:
         yield from sorted(self.metrics.values(), key=lambda metric: metric.identity)
+
+    def recorded(self, identities: Collection[Identity]) -> dict[Identity, AIUsageMetric]:
+        return {one: self.metrics[one] for one in identities if one in self.metrics}
 
     def recorded_times(self, _keys: object) -> dict[tuple[str, str], datetime]:
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,29 @@ def test_what_a_pipeline_recorded_is_not_counted_again(
     client.close()
 
     assert run("import", lines(body), "--json").json["new_calls_in_store"] == 0
+
+
+def test_what_a_pipeline_knew_of_a_call_stays_where_its_line_does_not_say_it(
+    run: Run, lines: Lines, reply: Reply
+) -> None:
+    """For whom it was, how long it took, what the caller paid; a word on the command line wins."""
+    dated, undated = reply(id="chatcmpl-" + "d" * 30), reply(created=None, id="msg_" + "u" * 30)
+    metadata = {"receipt": "r-1", "attempts": 2}
+    with open_usage_client(Settings.from_env(drain="manual", deployment_version="v7")) as client:
+        tracker = AIUsageTracker(client, strict=True)
+        with tracker.context(job_id="labels", user_id="u", github_pr=7, metadata=metadata):
+            tracker.record_response(dated, latency_ms=812.5, cost_usd=Decimal("0.75"))
+            tracker.record_response(undated, latency_ms=100.0)
+    before = exported(run)
+
+    run("import", lines(dated, undated))
+    again = exported(run)
+    told = {"request_id", "cost_usd", "price_source", "job_id", "user_id", "github_pr", "metadata"}
+    told |= {"latency_ms", "timestamp", "deployment_version"}
+    for old, new in zip(before, again, strict=True):
+        assert {name: old.get(name) for name in told} == {name: new.get(name) for name in told}
+    assert [record["cost_usd"] for record in again if "d" * 30 in record["request_id"]] == ["0.75"]
+
+    run("import", lines(dated, undated), "--job", "other")
+    assert [record["job_id"] for record in exported(run)] == ["other"] * 2
+    assert [record["user_id"] for record in exported(run)] == ["u"] * 2

@@ -84,6 +84,7 @@ def test_every_answer_is_that_of_a_store_that_took_it_in(
         overlay.summarize(query, tuple(DIMENSIONS), "Asia/Tokyo"),
         overlay.dropped(query),
         overlay.recorded_times(keys),
+        overlay.recorded([metric.identity for metrics, _ in above for metric in metrics]),
     ]
     if damaged and below:
         assert store.path.read_bytes() == bytes(100) + content[100:]
@@ -96,6 +97,7 @@ def test_every_answer_is_that_of_a_store_that_took_it_in(
         store.summarize(query, tuple(DIMENSIONS), "Asia/Tokyo"),
         store.dropped(query),
         store.recorded_times(keys),
+        store.recorded([metric.identity for metrics, _ in above for metric in metrics]),
     ]
 
 
