@@ -19,7 +19,7 @@ from receipt_dynamo import (
 )
 from receipt_label import context as contexts
 from receipt_label.alike import AlikeCalls
-from receipt_label.context import as_id, entered
+from receipt_label.context import entered
 from receipt_label.faults import FaultLog, believable_count, believable_money
 from receipt_label.known_replies import KnownReplies
 from receipt_label.masking import RecordMask
@@ -34,6 +34,7 @@ from receipt_label.reply_metric import (
     price_of_record,
     request_id_of,
 )
+from receipt_label.surroundings import Surroundings
 from receipt_label.usage import read_reply
 from receipt_label.usage.reply import Reply, Skipped
 
@@ -82,10 +83,7 @@ class Recorder:
         is_constant = mask.is_constant and type(book) is PriceBook
         self._alike = AlikeCalls(book) if is_constant else None
         self.known = KnownReplies()
-        settings = client.settings
-        self._defaults: dict[str, Any] = {"environment": str(settings.environment)}
-        if settings.deployment_version:
-            self._defaults["deployment_version"] = settings.deployment_version
+        self._surroundings = Surroundings(client.settings, mask)
         self._observers = Observers(exporters, self.faults)
         _recorders.add(self)
 
@@ -119,7 +117,7 @@ class Recorder:
         """
         try:
             self._check_open()
-            made, variant = self._around(fields, metadata, price_context)
+            made, variant = self._surroundings.of(fields, metadata, price_context)
             made.update(
                 service=service,
                 model=model,
@@ -280,7 +278,7 @@ class Recorder:
     ) -> list[AIUsageMetric]:
         """Return the metrics of a reply in the context in force. Raises what they raise."""
         self._check_open()
-        merged, variant = self._around(fields, metadata, price_context)
+        merged, variant = self._surroundings.of(fields, metadata, price_context)
         if variant:
             reply = in_variant(reply, variant)
         time = timestamp or reply.created or fallback_timestamp
@@ -334,28 +332,6 @@ class Recorder:
         found = contexts.checked_fields(what, fields, strict=self.strict, complain=self.faults.log)
         return {name: self._mask.id(value) for name, value in found.items()}
 
-    def _around(
-        self,
-        fields: Mapping[str, Any],
-        metadata: Mapping[str, Any] | None,
-        price_context: Mapping[str, str] | None,
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Return the fields of a record that its context and its caller give, and the variant of
-        its price."""
-        inner, defaults = contexts.current(), self._defaults
-        merged = {**defaults, **inner}
-        for name in contexts.MERGED:
-            if name in defaults and name in inner:
-                merged[name] = {**defaults[name], **inner[name]}
-        merged["metadata"] = _both(merged.get("metadata"), metadata)
-        variant = _both(merged.pop("price_context", None), price_context)
-        for name, value in fields.items():
-            if value is not None:
-                # A float is no id: the latency, of every call.
-                is_float = type(value) is float
-                merged[name] = value if is_float else self._mask.id(as_id(name, value))
-        return merged, variant
-
     def _check_open(self) -> None:
         if self._closed:
             raise TrackerClosedError("this tracker is closed: record before close()")
@@ -393,12 +369,6 @@ class Recorder:
     def _forget_after_fork(self) -> None:
         """Take new locks in a child: a thread of the parent's may have held the old ones."""
         self._times.forget_after_fork()
-
-
-def _both(outer: Mapping[str, Any] | None, inner: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if outer and inner:
-        return {**outer, **inner}
-    return outer or inner or _NOTHING
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()

@@ -66,7 +66,7 @@ class AIUsageTracker(Recorder):
             prices = shared_book(path)
         super().__init__(client, prices, rules, strict=strict, now=now, exporters=exporters)
         if defaults:
-            self._defaults.update(self.checked("defaults", defaults))
+            self._surroundings.defaults.update(self.checked("defaults", defaults))
         self._observers.bind(self)
 
     @property

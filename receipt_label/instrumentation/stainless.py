@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from types import MethodType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from receipt_label.instrumentation.calls import (
     Call,
@@ -27,9 +27,9 @@ from receipt_label.instrumentation.calls import (
 )
 from receipt_label.instrumentation.event_log import body_of, has_events, hide_usage_of
 from receipt_label.instrumentation.http_streams import watch_response
+from receipt_label.instrumentation.stainless_route import keeps_its_base_url, route
 from receipt_label.instrumentation.twins import CopyOf
-from receipt_label.usage.address import locate
-from receipt_label.usage.quick import QuickReader, QuickReply, quick_reader
+from receipt_label.usage.quick import QuickReader, QuickReply
 
 __all__ = ["Dialect", "Exchange", "wrap_stainless"]
 
@@ -56,27 +56,6 @@ class Exchange(Call):
     answered: bool = False
     unnamed: bool = False
     hide_usage: bool = False
-
-
-class Route(NamedTuple):
-    """Where a request goes. ``watched``: it may be a call, or bring the end of one."""
-
-    url: str
-    operation: str | None
-    fetches: bool
-    watched: bool
-    quick: QuickReader | None
-
-
-@functools.lru_cache(maxsize=512)
-def _route(base: str, method: str, path: str, service: str | None) -> Route:
-    absolute = path.startswith(("http://", "https://"))
-    url = path if absolute else f"{base.rstrip('/')}/{path.lstrip('/')}"
-    where = locate(url)
-    fetches = method.upper() == "GET"
-    watched = where.never_billed is None and (fetches or where.operation is not None)
-    quick = None if fetches else quick_reader(url, service)
-    return Route(url, where.operation, fetches, watched, quick)
 
 
 class Dialect:
@@ -304,7 +283,7 @@ class _Hooks:
         client, service, instrument = self._client, self._service, self._instrument
         clock = instrument.clock
         # The SDK's property, whose code is in no cache, takes as long as all the rest of this.
-        is_plain = _keeps_its_base_url(client)
+        is_plain = keeps_its_base_url(client)
         known: tuple[object, str] = (None, "")
 
         def begin(options: Any) -> Exchange | None:
@@ -314,7 +293,7 @@ class _Hooks:
                 now = client._base_url if is_plain else client.base_url  # noqa: SLF001
                 if now is not base[0]:  # as text it takes longer still
                     known = base = now, str(now)
-                url, operation, fetches, watched, quick = _route(
+                url, operation, fetches, watched, quick = route(
                     base[1], options.method, options.url, service
                 )
                 if not watched:
@@ -399,13 +378,3 @@ _RETRY_COUNT = "x-stainless-retry-count"
 def _attempts(retries: object) -> dict[str, Any]:
     """Return how often the SDK tried, where it was more than once."""
     return {"attempts": int(str(retries)) + 1} if retries and str(retries) != "0" else {}
-
-
-def _keeps_its_base_url(client: Any) -> bool:
-    """Whether the address is what the SDK's own property finds in the client, and no subclass of
-    the user's says otherwise."""
-    found = inspect.getattr_static(type(client), "base_url", None)
-    getter = found.fget if isinstance(found, property) else None
-    return getattr(getter, "__module__", "").endswith("._base_client") and (
-        "_base_url" in vars(client)
-    )

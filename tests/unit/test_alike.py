@@ -33,8 +33,6 @@ FIRST = QuickReply(
     NOON,
     (10, None, None, 5, None),
 )
-
-
 changed = msgspec.structs.replace
 
 

@@ -53,7 +53,7 @@ def reading_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
 
 
 def beginning_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stainless, "_route", boom)
+    patch.setattr(stainless, "route", boom)
 
 
 def watching_raises(tracker: AIUsageTracker, patch: pytest.MonkeyPatch) -> None:
