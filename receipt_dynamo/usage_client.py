@@ -108,7 +108,7 @@ class UsageClient(UsageQuestions):
             return answer
         answer = self._pipeline.spool.put(metric)
         drainer = self._drainer
-        if self._closed or drainer.idle or not drainer.started:
+        if self._closed or drainer.idle or not (drainer.started or self._manual):
             return self._see_to(answer)
         return answer
 
@@ -119,7 +119,7 @@ class UsageClient(UsageQuestions):
             return self.put_ai_usage_metric(series.metric(call))
         answer = self._pipeline.spool.put_call(series, call)
         drainer = self._drainer
-        if self._closed or drainer.idle or not drainer.started:
+        if self._closed or drainer.idle or not (drainer.started or self._manual):
             return self._see_to(answer)
         return answer
 
@@ -130,7 +130,7 @@ class UsageClient(UsageQuestions):
             return self._settle(answer)
         if drainer.idle:
             drainer.notify()
-        elif not (drainer.started or self._manual):
+        else:
             drainer.start()
         return answer
 

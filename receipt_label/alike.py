@@ -71,8 +71,11 @@ class AlikeCalls:
         if series is None:
             series = MetricSeries(first)
             self._kinds[key] = kind._replace(series=series)
-        name, total = reply.response_id, tokens[0] + tokens[3]
-        return series, CallFigures(time, name, name, *tokens, total, cost, latency_ms)
+        name = reply.response_id
+        sent, read, written, made, thought = tokens
+        return series, CallFigures(
+            time, name, name, sent, read, written, made, thought, sent + made, cost, latency_ms
+        )
 
     def note(self, reply: QuickReply, fields: Mapping[str, Any], metric: AIUsageMetric) -> None:
         """Take note of the metric of a reply: others may be made after it. Raises nothing."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from receipt_dynamo import (
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["Recorder", "TrackerClosedError"]
 
 _NOTHING: Mapping[str, Any] = {}
-_NAME: Final = "put_ai_usage_metric"
 _PUT: Final = UsageClient.put_ai_usage_metric
 
 
@@ -74,6 +74,7 @@ class Recorder:
         self.strict = strict
         self.faults = FaultLog(mask.message)
         self._client = client
+        self._put = MethodType(_PUT, client)
         self._book = book
         self._mask = mask
         self._now = now or (lambda: datetime.now(UTC))
@@ -256,7 +257,7 @@ class Recorder:
         if len(known.calls) >= REMEMBERED_REPLIES:
             known.turn_over()
         (series, call), client = found, self._client
-        if getattr(type(client), _NAME, None) is _PUT and _NAME not in client.__dict__:
+        if client.put_ai_usage_metric == self._put:
             answer = client.put_call(series, call)
         else:  # what stands in its place sees every metric
             answer = client.put_ai_usage_metric(series.metric(call))
