@@ -16,6 +16,7 @@ from typing import Literal
 
 from receipt_dynamo._version import __version__
 from receipt_dynamo.destinations import place_of, waiting_elsewhere, way_to
+from receipt_dynamo.environment import NAMING_VARIABLES
 from receipt_dynamo.errors import UsageError
 from receipt_dynamo.file_systems import (
     file_system_of,
@@ -40,6 +41,7 @@ _FIXED_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "usage_dir": ("RECEIPT_USAGE_DIR", "XDG_STATE_HOME"),
     "table_name": ("DYNAMODB_TABLE_NAME", DEPRECATED_TABLE_VARIABLE),
+    "environment": NAMING_VARIABLES,
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "endpoint_url": ("AWS_ENDPOINT_URL_DYNAMODB",),
     "deployment_version": ("DEPLOYMENT_VERSION",),

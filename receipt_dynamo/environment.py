@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from receipt_dynamo.logs import safe_logger
 
-__all__ = ["Environment", "detect_environment", "environment_source"]
+__all__ = ["NAMING_VARIABLES", "Environment", "detect_environment", "environment_source"]
 
 _log = safe_logger("receipt_dynamo.environment")
 
@@ -38,7 +38,7 @@ _NAMES: Mapping[str, Environment] = {
     "dev": Environment.DEVELOPMENT,
     "local": Environment.DEVELOPMENT,
 }
-_NAMING = ("ENVIRONMENT", "DEPLOYMENT_ENV")
+NAMING_VARIABLES = ("ENVIRONMENT", "DEPLOYMENT_ENV")
 _CI_SYSTEMS = (
     "GITHUB_ACTIONS",
     "GITLAB_CI",
@@ -65,7 +65,7 @@ _FALSE = frozenset({"", "0", "false", "no", "off"})
 def environment_source(environ: Mapping[str, str] | None = None) -> tuple[Environment, str]:
     """Return the environment and the name of the variable that says so ("" for the default)."""
     variables = os.environ if environ is None else environ
-    for name in _NAMING:
+    for name in NAMING_VARIABLES:
         value = variables.get(name, "").strip().lower()
         if value in _NAMES:
             return _NAMES[value], name

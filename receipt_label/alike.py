@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["AlikeCalls"]
 
 REMEMBERED_KINDS: Final = 256
-_PLAIN: Final = (datetime,)  # not by its name, which what freezes time in tests replaces
+_MOST_SHARED_BYTES: Final = 8192
+# Not by its name, which what freezes time in tests replaces, perhaps before this is imported.
+_PLAIN: Final = (datetime.__mro__[-3],)
 _DAY_MS: Final = 86_400_000.0  # a call that took longer is looked at
 
 
@@ -29,7 +31,8 @@ class _Kind(NamedTuple):
 
     fields: Mapping[str, Any]
     """Held for their id, which is no other's meanwhile."""
-    first: AIUsageMetric
+    first: AIUsageMetric | None
+    """None where they share more than is worth keeping twice."""
     series: MetricSeries | None
     """Made for the second: most contexts of one call's own have none."""
     quote: Quote
@@ -43,7 +46,7 @@ class AlikeCalls:
 
     For replies of a ``QuickReader`` alone: they differ in nothing else. Of one kind are calls in
     the same context of the same service and model, asked for by the same name, that ended alike.
-    Thread-safe without a lock: each access is atomic, and what is remembered never changes.
+    Thread-safe without a lock: each access is atomic, and a kind is replaced as a whole.
     """
 
     def __init__(self, book: PriceBook) -> None:
@@ -60,7 +63,7 @@ class AlikeCalls:
         kind = self._kinds.get(key)
         if kind is None or reply.details or not 0 <= latency_ms <= _DAY_MS:
             return None
-        _, first, series, quote, tariff = kind
+        _, _, series, quote, tariff = kind
         try:
             tariff = tariff or quote.at(time)
         except Exception:  # the long way says what is wrong, or does without it
@@ -68,14 +71,21 @@ class AlikeCalls:
         cost = None if tariff is None else tariff.charge_tokens(tokens)
         if cost is None or (reply.created is None and not _is_plain(time)):
             return None
-        if series is None:
-            series = MetricSeries(first)
-            self._kinds[key] = kind._replace(series=series)
+        if series is None and (series := self._series(key, kind)) is None:
+            return None
         name = reply.response_id
         sent, read, written, made, thought = tokens
         return series, CallFigures(
             time, name, name, sent, read, written, made, thought, sent + made, cost, latency_ms
         )
+
+    def _series(self, key: object, kind: _Kind) -> MetricSeries | None:
+        """Return the series of a kind, and keep it; None where it would be large."""
+        series = None if kind.first is None else MetricSeries(kind.first)
+        if series is not None and len(series.head) > _MOST_SHARED_BYTES:
+            series = None
+        self._kinds[key] = kind._replace(first=None, series=series)
+        return series
 
     def note(self, reply: QuickReply, fields: Mapping[str, Any], metric: AIUsageMetric) -> None:
         """Take note of the metric of a reply: others may be made after it. Raises nothing."""
@@ -83,9 +93,12 @@ class AlikeCalls:
         quote = self._book.list_price_of(service, model)
         if quote is None or metric.price_source != "genai-prices" or metric.usage_details:
             return
+        key = id(fields), reply.kind
+        if key in self._kinds:  # too large
+            return
         if len(self._kinds) >= REMEMBERED_KINDS:
             self._kinds = {}
-        self._kinds[id(fields), reply.kind] = _Kind(
+        self._kinds[key] = _Kind(
             fields, metric, None, quote, quote.tariff if isinstance(quote, Fixed) else None
         )
 

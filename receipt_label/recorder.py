@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from types import MethodType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from receipt_dynamo import (
     AIUsageMetric,
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["Recorder", "TrackerClosedError"]
 
 _NOTHING: Mapping[str, Any] = {}
-_PUT: Final = UsageClient.put_ai_usage_metric
 
 
 class TrackerClosedError(UsageError, RuntimeError):
@@ -74,7 +72,7 @@ class Recorder:
         self.strict = strict
         self.faults = FaultLog(mask.message)
         self._client = client
-        self._put = MethodType(_PUT, client)
+        self._put = getattr(client, "own_put", None)
         self._book = book
         self._mask = mask
         self._now = now or (lambda: datetime.now(UTC))

@@ -28,8 +28,8 @@ class CallFigures(msgspec.Struct, omit_defaults=True, gc=False):
 
     timestamp: datetime
     request_id: str
-    response_id: str
-    input_tokens: int
+    response_id: str | None = None
+    input_tokens: int | None = None
     cached_input_tokens: int | None = None
     cache_write_tokens: int | None = None
     output_tokens: int | None = None

@@ -32,6 +32,7 @@ _ID_DIGITS = 12
 _LOCK_SECONDS = 1.0  # how long a command keeps a drainer waiting, which holds the store meanwhile
 _BUSY_SECONDS = 10.0  # after that it only looks: a command that was stopped may never go on
 _log = safe_logger("receipt_dynamo.delivery")
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -52,8 +53,15 @@ class _Seen:
 
 
 def letter_id(record: str) -> str:
-    """Return the name of a dead record: 12 hex digits, the same wherever and whenever it died."""
-    return hashlib.sha256(record.encode("utf-8", "replace")).hexdigest()[:_ID_DIGITS]
+    """Return the name of a dead record: 12 hex digits, the same wherever and whenever it died, and
+    in whatever order its fields stand."""
+    data = record.encode("utf-8", "replace")
+    with suppress(msgspec.MsgspecError, RecursionError):  # what is no record has a name as well
+        fields = _decode_fields(data)
+        data = b"\n".join(
+            b"%b:%b" % (name.encode("utf-8", "replace"), fields[name]) for name in sorted(fields)
+        )
+    return hashlib.sha256(data).hexdigest()[:_ID_DIGITS]
 
 
 def aside_lock(spool_dir: Path) -> FileLock:

@@ -225,7 +225,6 @@ class _Hooks:
                     if found is None or kwargs.get("retries_taken"):
                         answered(exchange, response, found, kwargs.get("retries_taken"))
                     else:
-                        exchange.answered = True
                         latency_ms = int((clock() - exchange.started) * 1e6 + 0.5) / 1000
                         reply = found
             except Exception as fault:
@@ -236,6 +235,7 @@ class _Hooks:
                 return make(*args, **kwargs)
             finally:
                 try:
+                    exchange.answered = True
                     record(reply, latency_ms)
                 except Exception as fault:
                     log_fault(fault)
@@ -303,6 +303,8 @@ class _Hooks:
                 model = body.get("model") if is_mapping else None
                 if not isinstance(model, str):
                     model = None
+                if callable(getattr(options, "post_parser", None)):
+                    quick = None  # it is recorded before code of the caller's may end the process
                 return Exchange(
                     instrument, url, service, operation, model, clock(), url, fetches, quick
                 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -68,7 +68,8 @@ QuickReader = Callable[[bytes, str | None], QuickReply | None]
 """From the bytes of a reply, and the model that was asked for, to the reply; None where the long
 way has to read it. Thread-safe. Raises nothing."""
 
-_from_seconds: Final = datetime.fromtimestamp
+# Of the class itself, though what freezes time in tests has put another in its place.
+_from_seconds: Final = cast("type[datetime]", datetime.__mro__[-3]).fromtimestamp
 _FIRST: Final = int(datetime(2015, 1, 1, tzinfo=UTC).timestamp())
 _DAY: Final = 86_400
 _UNREADABLE: Final = (ValueError, OverflowError, RecursionError)

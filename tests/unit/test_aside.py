@@ -55,6 +55,10 @@ def test_a_record_has_one_name_wherever_it_died() -> None:
     """Twelve hex digits of its content: two files that hold it hold one letter."""
     assert letter_id('{"a":1}') == letter_id('{"a":1}') != letter_id('{"a":2}')
     assert len(letter_id("")) == 12
+    assert letter_id('{"a":1,"b":{"c":2}}') == letter_id('{"b":{"c":2},"a":1}')
+    assert letter_id('{"a":1,"b":18446744073709551617}') != letter_id(
+        '{"a":1,"b":18446744073709551618}'
+    )
 
 
 @pytest.mark.parametrize("call", ["write", "fdatasync"])

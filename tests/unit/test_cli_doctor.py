@@ -122,6 +122,7 @@ def test_a_wrong_setting_is_a_fault(
     ("variable", "remark"),
     [
         ("RECEIPT_USAGE_MAXBYTES", "did you mean RECEIPT_USAGE_MAX_BYTES?"),
+        ("RECEIPT_USAGE_ENVIRONMENT", "docs/recording.md has them all"),
         ("RECEIPT_USAGE_COLOUR", "docs/recording.md has them all"),
         ("DYNAMODB_TABLE", "did you mean DYNAMODB_TABLE_NAME?"),
     ],

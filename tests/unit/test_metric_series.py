@@ -20,10 +20,14 @@ from receipt_dynamo import (
     PutResult,
     UsageClient,
 )
-from tests.support import NOON, make_metric
+from receipt_dynamo.dynamo_wire import put_of
+from receipt_dynamo.table import Shards
+from tests.support import NOON, drainers, encode, make_metric
 from tests.support.strategies import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pytest
 
 LIKE = make_metric(
@@ -69,6 +73,10 @@ def test_a_record_of_a_series_is_read_as_the_record_of_the_metric(
     whole = msgspec.json.decode(msgspec.json.encode(metric), type=AIUsageMetric)
     assert exact(msgspec.json.decode(record, type=AIUsageMetric)) == exact(whole)
     assert exact(series.metric(call)) == exact(metric)
+    if metric.timestamp.year > 1970:  # later than any that a table can sort
+        of_series, of_whole = (put_of(line, Shards()) for line in (record, encode(metric)))
+        assert of_series.key == of_whole.key
+        assert msgspec.json.decode(of_series.body) == msgspec.json.decode(of_whole.body)
 
 
 def test_a_call_of_a_series_is_stored_as_its_metric(client: UsageClient) -> None:
@@ -141,4 +149,37 @@ def test_a_figure_that_cannot_be_kept_is_counted_and_raises_nothing(client: Usag
     call = msgspec.structs.replace(CALL, latency_ms=broken)
     assert client.put_call(MetricSeries(LIKE), call) is PutResult.DROPPED
     assert client.dropped().by_reason == {"invalid": 1}
+    assert lost(client) == (1, 7, 5, Decimal("0.50"))
     assert list(client.query()) == []
+
+
+def test_a_call_starts_the_thread_that_delivers(open_client: Callable[..., UsageClient]) -> None:
+    """Also where none but calls of series come, as in a child of a fork."""
+    client = open_client(drain="thread")
+    drainers(0)
+    client.put_call(MetricSeries(LIKE), CALL)
+    drainers(1)
+    client.close()
+
+
+def test_a_call_wakes_a_thread_that_has_nothing_to_do(client: UsageClient) -> None:
+    """Else it would wait for a second."""
+    client._drainer.idle = True
+    client.put_call(MetricSeries(LIKE), CALL)
+    assert not client._drainer.idle
+
+
+def test_a_call_that_a_close_overtakes_leaves_nothing_open(
+    client: UsageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its segment is sealed: whoever comes next may take it."""
+    put = client._pipeline.spool.put_call
+
+    def overtaken(series: MetricSeries, call: CallFigures) -> PutResult:
+        client.close()
+        return put(series, call)
+
+    monkeypatch.setattr(client._pipeline.spool, "put_call", overtaken)
+    assert client.put_call(MetricSeries(LIKE), CALL) is PutResult.STORED
+    assert client._pipeline.spool.writer.active_segment is None
+    assert [metric.request_id for metric in client.query()] == ["chatcmpl-1"]

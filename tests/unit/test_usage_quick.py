@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from receipt_label.instrumentation.event_log import body_of
-from receipt_label.usage import Reply, Skipped, read_reply
+from receipt_label.usage import Reply, Skipped, quick, read_reply
 from receipt_label.usage.address import locate
 from receipt_label.usage.quick import quick_reader
 
@@ -219,3 +219,20 @@ def test_what_is_no_json_is_left_to_the_long_way(content: bytes) -> None:
         reader = quick_reader(url)
         assert reader is not None
         assert reader(content, None) is None
+
+
+def test_what_is_too_late_is_told_by_the_present_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the clock was set back: no reply is of the day after tomorrow."""
+    reader = quick_reader("https://api.openai.com/v1/chat/completions")
+    assert reader is not None
+
+    def reads(created: int) -> bool:
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        body = {"id": "x" * 30, "object": "chat.completion", "model": "gpt-4o", "usage": usage}
+        return reader(json.dumps({**body, "created": created}).encode(), None) is not None
+
+    now, later, day = 1_800_000_000, 1_900_000_000, 86_400
+    monkeypatch.setattr(quick.time, "time", lambda: float(later))
+    assert [reads(later + day), reads(later + day + 1), reads(now)] == [True, False, True]
+    monkeypatch.setattr(quick.time, "time", lambda: float(now))
+    assert [reads(now), reads(later), reads(now + day)] == [True, False, True]

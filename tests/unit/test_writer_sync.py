@@ -238,3 +238,24 @@ def test_what_is_appended_while_the_directory_is_measured_is_not_granted_again(
     writer.refill()
     assert left < 2048
     assert writer._allowance.bytes == 4096 - len(record) - 10
+
+
+def test_what_has_been_synced_is_not_synced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A background thread syncs every second, though nothing came."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    writer = SpoolWriter(tmp_path / "spool", 1 << 20)
+    writer.append(b'{"n":1}')
+    writer.sync()
+    once = len(synced)
+    assert once
+    writer.sync()
+    assert len(synced) == once
+    writer.append(b'{"n":2}')
+    writer.sync()
+    assert len(synced) == once + 1
+    writer.seal()
+    writer.sync()
+    assert len(synced) == once + 1
