@@ -200,6 +200,13 @@ def test_an_interrupted_run_leaves_nothing_behind(
         "os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
     )
     options = ["--profile", "kill", "--engine", engine]
+
+    def all_run_without_theirs() -> bool:
+        # until its program begins, a process shows the environment of the harness
+        others = [env for pid, env in started_in(tmp_path).items() if pid != harness.pid]
+        enough = len(others) >= 6  # engine, proxy, three workers, drainer
+        return enough and not any(theirs.keys() & environment.keys() for environment in others)
+
     with subprocess.Popen(
         [sys.executable, "-c", start, "receipt_label.cli.main", "stress", *options],
         env={**os.environ, **theirs, "TMPDIR": str(tmp_path)},
@@ -209,14 +216,12 @@ def test_an_interrupted_run_leaves_nothing_behind(
     ) as harness:
         shippers = "receipt-usage-stress-*/shipper.errors"
         wait_for(lambda: bool([*tmp_path.glob(shippers)]), 60)
-        others = [env for pid, env in started_in(tmp_path).items() if pid != harness.pid]
+        wait_for(all_run_without_theirs, 60)
         harness.send_signal(number)
-        _, told = harness.communicate(timeout=30)
-    assert len(others) >= 6  # engine, proxy, three workers, drainer
-    assert not any(theirs.keys() & environment.keys() for environment in others)
+        _, told = harness.communicate(timeout=60)
     if number is signal.SIGKILL:
-        wait_for(lambda: not started_in(tmp_path), 10)
+        wait_for(lambda: not started_in(tmp_path), 60)
         return
     assert (harness.returncode, told) == (130, "interrupted\n")
-    wait_for(lambda: not started_in(tmp_path), 5)
+    wait_for(lambda: not started_in(tmp_path), 60)
     assert [*tmp_path.iterdir()] == []

@@ -43,7 +43,7 @@ def in_child(fork: Callable[[], int], work: Callable[[], object]) -> None:
     """Do ``work`` in a child that ends in ``os._exit``; fail when it does not, or hangs."""
     pid = fork()
     if pid == 0:
-        signal.alarm(20)
+        signal.alarm(120)
         code = 1
         try:
             work()

@@ -62,7 +62,7 @@ def test_a_watched_process_ends_with_a_parent_that_was_killed(sleeper: dict[str,
         assert parent.stdout is not None
         child = os.pidfd_open(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
-    ended, _, _ = select.select([child], [], [], 10.0)
+    ended, _, _ = select.select([child], [], [], 30.0)
     os.close(child)
     assert ended
 

@@ -175,7 +175,7 @@ def fork_in_c() -> int:
 
 
 def in_fork(
-    work: Callable[[], object], *, timeout: float = 20.0, fork: Callable[[], int] = quiet_fork
+    work: Callable[[], object], *, timeout: float = 60.0, fork: Callable[[], int] = quiet_fork
 ) -> int:
     """Run ``work`` in a forked child that ends in ``os._exit``; return its exit code.
 

@@ -12,10 +12,11 @@ from tests.support.chaos_rig import Rig
 from tests.wire.conftest import check_sum
 
 NAMES = [f"id-{number}" for number in range(5)]
+PATIENCE_SECONDS = 30.0  # for what comes; on a busy machine a thread may wait long
 SESSION = Session()  # loads what it knows of DynamoDB once
 
 
-def client_of(endpoint: str, timeout: float = 5.0) -> Any:
+def client_of(endpoint: str, timeout: float = PATIENCE_SECONDS) -> Any:
     """Return a client of botocore's that retries nothing and checks sums."""
     client = SESSION.create_client(
         "dynamodb",
@@ -35,9 +36,8 @@ def raw_request(body: bytes, operation: str = "BatchWriteItem") -> bytes:
 
 
 def connect(rig: Rig) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", int(rig.endpoint.rpartition(":")[2])), 5)
-    connection.settimeout(5)
-    return connection
+    port = int(rig.endpoint.rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
 
 
 def ask(rig: Rig, data: bytes) -> bytes:

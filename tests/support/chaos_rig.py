@@ -92,7 +92,7 @@ class Rig:
         self.endpoint = ""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def start_engine(self) -> str:
         """Start the engine alone; return its address."""

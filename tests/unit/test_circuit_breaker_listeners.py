@@ -73,7 +73,7 @@ def test_no_lock_is_held_while_a_listener_runs() -> None:
     def listen(_: CircuitTransition) -> None:
         other = threading.Thread(target=lambda: answers.append(breaker.try_acquire()), daemon=True)
         other.start()
-        other.join(5)
+        other.join(30)
 
     breaker = CircuitBreaker(clock=FakeClock(), listeners=[listen])
     breaker.force_open()

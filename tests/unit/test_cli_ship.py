@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -73,17 +75,22 @@ def test_a_store_that_fails_is_said_and_nothing_is_lost(
 
 
 def test_another_leader_is_watched_not_doubled(
-    run: RunCommand, usage_dir: Path, pipeline: UsageClient
+    run: RunCommand, usage_dir: Path, pipeline: UsageClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another process delivers, this one says so and leaves it to it."""
     leader = open_usage_client(Settings(usage_dir=usage_dir, drain="manual"))
     leader.ship()
     record(pipeline, 2)
-    ran = run("ship", "--timeout", "0.3")
+    sign = leader.leader()
+    assert sign is not None
+    later = Mock(now=lambda _zone: sign.at + timedelta(seconds=7))
+    with monkeypatch.context() as seven_seconds_later:
+        seven_seconds_later.setattr(ship_module, "datetime", later)
+        ran = run("ship", "--timeout", "0.3")
     assert ran.code == 1
     first, last = ran.err.splitlines()
     assert first.startswith("process ")
-    assert first.endswith("delivers this spool (last sign 0 s ago); watching")
+    assert first.endswith("delivers this spool (last sign 7 s ago); watching")
     assert last == "0 records delivered; 2 records still wait"
     waiting, done = threading.Event(), threading.Event()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import sys
@@ -12,11 +11,12 @@ import pytest
 
 from receipt_dynamo import process_mark as module
 from receipt_dynamo.process_mark import process_mark
+from tests.support import fork_in_c
 
 
 def in_a_child(look: Callable[[], int]) -> int:
     """Return what ``look`` says in a child that libc forks: no hook of Python's runs there."""
-    pid = ctypes.CDLL(None).fork()
+    pid = fork_in_c()
     if pid == 0:
         answer = 99
         try:

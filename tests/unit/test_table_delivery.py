@@ -224,21 +224,28 @@ def test_memory_is_delivered_past_the_disk(bench: Bench) -> None:
 
 def test_a_sender_that_hangs_is_left_behind(tmp_path: Path) -> None:
     """The round ends soon after its time is up; what the sender says then counts no more."""
-    hanging, finished = threading.Event(), threading.Event()
+    begun, hanging, finished = (threading.Event() for _ in range(3))
+
+    class Clock(SystemClock):
+        """Time is up as soon as the sender hangs, and not before."""
+
+        def monotonic(self) -> float:
+            return super().monotonic() + 20.0 * begun.is_set()
 
     def hang(table: FakeTable, puts: Sequence[Put]) -> Sequence[Put]:
+        begun.set()
         hanging.wait(60)
         try:
             return take_all(table, puts)
         finally:
             finished.set()
 
-    bench = Bench(tmp_path, start_thread=start_thread, clock=SystemClock())
+    bench = Bench(tmp_path, start_thread=start_thread, clock=Clock())
     bench.spool(10)
     bench.table.always = hang
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("receipt_dynamo.table_round._GRACE_SECONDS", 0.05)
-        report = bench.run(0.05)
+        report = bench.run(15.0)
     assert (report.delivered, report.finished) == (0, False)
     hanging.set()
     assert finished.wait(60)

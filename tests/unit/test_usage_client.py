@@ -194,7 +194,7 @@ def test_a_client_that_is_garbage_leaves_no_thread_and_no_lock(tmp_path: Path) -
     watched = weakref.ref(client)
     del client
     gc.collect()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     assert watched() is None
     with open_usage_client(settings) as after:

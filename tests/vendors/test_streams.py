@@ -167,7 +167,7 @@ def test_a_reader_that_times_out_raises_as_ever_and_counts_once(
     server: VendorServer, make: Make, tracker: AIUsageTracker, records: Records
 ) -> None:
     """The vendor stalls in the middle: the call is aborted, its usage unknown."""
-    client = tracker.wrap(make("OpenAI", timeout=0.2))
+    client = tracker.wrap(make("OpenAI", timeout=2.0))
     server.script(chat_answer(hold_after=3))
     with pytest.raises(Exception, match=r"(?i)timed out"), client:
         list(chat_stream(client))

@@ -31,7 +31,8 @@ PUTS = [
     for key in SENT
     for p, s in [(key[0].encode(), key[1].encode())]
 ]
-READ_TIMEOUT = 0.4
+READ_TIMEOUT = 0.8  # where nothing comes
+PATIENCE_SECONDS = 30.0  # where something does, be the machine as busy as it may
 
 JudgeWire = Callable[[Any], Verdict]
 
@@ -57,15 +58,15 @@ def check_sum(http_response: Any, **_: object) -> None:
         raise ChecksumError(checksum_type="crc32", expected_checksum=told, actual_checksum=actual)
 
 
-def make_store(endpoint_url: str | None = None) -> DynamoClient:
-    """Return the client that deliveries use, impatient, and with nothing left to register."""
+def make_store(endpoint_url: str | None = None, timeout: float = READ_TIMEOUT) -> DynamoClient:
+    """Return the client that deliveries use, with nothing left to register."""
     store = DynamoClient(TABLE, region="us-east-1", endpoint_url=endpoint_url)
     store._connection = DynamoConnection(
         TABLE,
         region="us-east-1",
         endpoint_url=endpoint_url,
-        connect_timeout=READ_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
+        connect_timeout=timeout,
+        read_timeout=timeout,
     )
     store._registry.announce = lambda *_: None  # type: ignore[method-assign]
     return store
@@ -137,14 +138,14 @@ def judge_wire(request: pytest.FixtureRequest, _roads: dict[str, JudgeWire]) -> 
 
 
 @pytest.fixture
-def judge_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Verdict]]:
+def judge_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Verdict]]:
     """Send a batch to an address as a delivery does, and judge what comes of it."""
     for name, value in access_key("wire").items():
         monkeypatch.setenv(name, value)
     stores = []
 
-    def judge(endpoint: str) -> Verdict:
-        stores.append(make_store(endpoint))
+    def judge(endpoint: str, timeout: float = PATIENCE_SECONDS) -> Verdict:
+        stores.append(make_store(endpoint, timeout))
         return judge_store(stores[-1])
 
     yield judge

@@ -64,7 +64,7 @@ def stop_during_a_write(rig: Rig, *, answered: bool) -> list[Request]:
     or never."""
 
     async def stop() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not rig.engine.requests:
                 await asyncio.sleep(0.001)
         stopping = asyncio.ensure_future(rig.proxy.stop())

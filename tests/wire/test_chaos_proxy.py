@@ -11,7 +11,14 @@ from botocore.exceptions import ChecksumError, ClientError, ConnectionClosedErro
 
 from benchmarks.chaos.messages import Message, reply_of
 from benchmarks.chaos.schedule import Faults, Latency, Phase, Schedule
-from tests.support.chaos_clients import NAMES, ask, client_of, connect, raw_request
+from tests.support.chaos_clients import (
+    NAMES,
+    PATIENCE_SECONDS,
+    ask,
+    client_of,
+    connect,
+    raw_request,
+)
 from tests.support.chaos_rig import TABLE, batch_of, put_of, rigged
 
 
@@ -72,9 +79,10 @@ def test_a_reply_that_never_comes_whole(
     log: Path, fault: str, error: type[Exception], applied: bool
 ) -> None:
     """The client learns nothing; whether the engine wrote the batch depends on the fault."""
+    patience = 0.5 if error is ReadTimeoutError else PATIENCE_SECONDS
     with rigged(Faults(**{fault: 1.0}), log) as rig:  # type: ignore[arg-type]
         with pytest.raises(error):
-            client_of(rig.endpoint, timeout=0.2).batch_write_item(**batch_of(*NAMES))
+            client_of(rig.endpoint, timeout=patience).batch_write_item(**batch_of(*NAMES))
         (request,) = rig.stop()
     assert rig.engine.ids == (NAMES if applied else [])
     assert (request.fault, request.status) == (fault, None)
@@ -110,29 +118,30 @@ def test_a_truncated_body_is_shorter_than_its_length(log: Path) -> None:
 
 def test_a_black_hole_lasts_until_the_client_gives_up(log: Path) -> None:
     """It is noted when the client's end is, with the time that it took."""
-    with rigged(Faults(black_hole=1.0), log) as rig:
+    looks = iter([0.0, 1.0, 3.5])  # it begins, the request is there, the client is gone
+    with rigged(Faults(black_hole=1.0), log, clock=lambda: next(looks)) as rig:
         with pytest.raises(ReadTimeoutError):
-            client_of(rig.endpoint, timeout=0.2).put_item(TableName=TABLE, Item=put_of("x"))
+            client_of(rig.endpoint, timeout=0.5).put_item(TableName=TABLE, Item=put_of("x"))
         (request,) = rig.stop()
-    assert request.ms >= 200
+    assert (request.t, request.ms) == (1.0, 2500.0)
 
 
 def test_a_reply_drips(log: Path) -> None:
     """It comes in small pieces, whole, and takes as long as was said."""
     body = json.dumps(batch_of(*NAMES)).encode()
-    with rigged(Faults(drip=1.0, drip_seconds=0.2), log) as rig:
+    with rigged(Faults(drip=1.0, drip_seconds=0.5), log) as rig:
         with connect(rig) as connection:
+            began = time.monotonic()  # before it sends: a pause after that would not be counted
             connection.sendall(raw_request(body))
-            began = time.monotonic()
             pieces = [connection.recv(1 << 16)]
             while not pieces[-1].endswith(b"}}"):
                 pieces.append(connection.recv(1 << 16))
             took = time.monotonic() - began
         (request,) = rig.stop()
     assert len(pieces) > 2
-    assert took >= 0.1
+    assert took >= 0.49
     assert (request.fault, request.status, request.applied) == ("drip", 200, 5)
-    assert request.ms >= 199
+    assert request.ms >= 499
 
 
 def test_a_partial_batch_comes_back_in_part(log: Path) -> None:

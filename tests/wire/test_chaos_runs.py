@@ -40,7 +40,7 @@ def test_before_it_begins_everything_is_healthy_and_unlogged(log: Path) -> None:
         requests = rig.stop()
     assert rig.engine.ids == ["early"]
     assert [request.ids for request in requests] == [["late"]]
-    assert 0 <= requests[0].t < 5
+    assert 0 <= requests[0].t < 60
     assert abs(requests[0].wall - time.time()) < 60
 
 
@@ -124,6 +124,6 @@ def test_it_ends_when_its_parent_is_gone() -> None:
         assert parent.stdout is not None
         proxy = os.pidfd_open(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
-    ended, _, _ = select.select([proxy], [], [], 10.0)
+    ended, _, _ = select.select([proxy], [], [], 30.0)
     os.close(proxy)
     assert ended

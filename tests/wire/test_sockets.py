@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 import pytest
 
 from receipt_dynamo.failures import Fate, Verdict
-from tests.wire.conftest import READ_TIMEOUT
+from tests.wire.conftest import PATIENCE_SECONDS, READ_TIMEOUT
 
 BODY = b'{"UnprocessedItems": {}}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n"
@@ -75,7 +75,7 @@ def drips(connection: socket.socket) -> None:
     read_request(connection)
     for byte in whole() + BODY[:10]:
         connection.sendall(bytes([byte]))
-        time.sleep(READ_TIMEOUT / 20)
+        time.sleep(READ_TIMEOUT / 40)
 
 
 class Server:
@@ -119,13 +119,14 @@ def serve() -> Iterator[Callable[[Behave], str]]:
 
 
 @pytest.fixture
-def closed_port() -> int:
-    """A port that nobody listens on."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
+def closed_port() -> Iterator[int]:
+    """A port that nobody listens on, and that nobody else is given."""
+    with closing(socket.socket()) as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
 
 
-JudgeAt = Callable[[str], Verdict]
+JudgeAt = Callable[..., Verdict]
 BEHAVIOURS: dict[str, tuple[Behave, str]] = {
     "a good reply": (answers(whole() + BODY), "ok"),
     "resets before reading": (reset, "transient"),
@@ -157,7 +158,8 @@ def test_a_socket_fault_is_what_the_table_says(
 ) -> None:
     """Nothing is acknowledged but by a whole reply, and every fault is tried again."""
     behave, kinds = BEHAVIOURS[name]
-    verdict = judge_at(serve(behave))
+    patience = READ_TIMEOUT if behave is says_nothing else PATIENCE_SECONDS
+    verdict = judge_at(serve(behave), patience)
     assert verdict.kind in kinds.split(), verdict
     if kinds == "ok":
         assert verdict.fate() is Fate.ACK
@@ -171,7 +173,7 @@ def test_a_dripping_reply_outlasts_the_read_timeout(
 ) -> None:
     """botocore's timeout is for each read: so a probe, and a batch in flight, have leases."""
     started = time.monotonic()
-    verdict = judge_at(serve(drips))
+    verdict = judge_at(serve(drips), READ_TIMEOUT)
     assert time.monotonic() - started > 2 * READ_TIMEOUT
     assert verdict.kind in ("corrupt", "transient")
     assert verdict.fate() is Fate.FRONT
@@ -194,7 +196,7 @@ def test_a_connection_that_is_never_accepted_is_transient(judge_at: JudgeAt) -> 
             filler.setblocking(False)
             filler.connect_ex(address)
         try:
-            verdict = judge_at(f"http://127.0.0.1:{address[1]}")
+            verdict = judge_at(f"http://127.0.0.1:{address[1]}", READ_TIMEOUT)
         finally:
             for filler in fillers:
                 filler.close()
