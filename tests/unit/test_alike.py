@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receipt_dynamo import AIUsageMetric, PutResult, UsageClient
@@ -123,7 +123,7 @@ def body_of(model: str, name: str, created: int, counts: list[int | None]) -> di
     return {"id": name, **kind, "model": model, "usage": usage}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(COUNTS, min_size=5, max_size=5),
     st.sampled_from(["chatcmpl-short", "chatcmpl-" + "x" * 30, "ä" * 40, "x" * 128]),
