@@ -53,7 +53,7 @@ _ALWAYS = (
 )
 _ONCE = _most("written_again_share", 0.03, 0.15)  # what was on its way when a flush began
 _FEW_CALLS = _most("calls_per_metric", 0.12, 0.2)
-_KEEPS_PACE = _least("retention", 0.95, 0.6)  # two seconds beside two others, on shared cores
+_KEEPS_PACE = _least("retention", 0.95, 0.5)  # two seconds beside two others, on shared cores
 _NEVER_OPEN = _most("breaker_openings", 0)
 _LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "healthy": (*_ALWAYS, _ONCE, _most("calls_per_metric", 0.042, 0.06), _NEVER_OPEN),
