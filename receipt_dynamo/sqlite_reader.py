@@ -40,8 +40,9 @@ __all__ = ["Rows", "SqliteReader", "take_checked"]
 
 Rows = list[tuple[Any, ...]]
 _T = TypeVar("_T")
-_KEYS_AT_ONCE = 400  # two values each: SQLite before 3.32 binds 999
-_IDENTITIES_AT_ONCE = 300  # three each
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+_VALUES_AT_ONCE = 900  # SQLite before 3.32 binds 999
 
 
 class SqliteReader:
@@ -65,30 +66,39 @@ class SqliteReader:
         wanted = [
             (service, microseconds_of(time), request_id) for service, time, request_id in identities
         ]
-        found: dict[Identity, AIUsageMetric] = {}
-        for start in range(0, len(wanted), _IDENTITIES_AT_ONCE):
-            chunk = wanted[start : start + _IDENTITIES_AT_ONCE]
-            rows = ", ".join(["(?, ?, ?)"] * len(chunk))
-            sql = (
-                f"WITH wanted (service, ts, request_id) AS (VALUES {rows}) "  # noqa: S608 - of "?"
-                "SELECT ts, service, request_id, body FROM metric NATURAL JOIN wanted"
-            )
-            found |= self._read(sql, [value for key in chunk for value in key], _by_identity)
-        return found
+        return self._look_up(
+            ("service", "ts", "request_id"),
+            wanted,
+            "SELECT ts, service, request_id, body FROM metric NATURAL JOIN wanted",
+            _by_identity,
+        )
 
     def recorded_times(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         """Return the first time recorded under each (service, request id) that the store has."""
-        wanted = list(keys)
-        found: dict[tuple[str, str], datetime] = {}
-        for start in range(0, len(wanted), _KEYS_AT_ONCE):
-            chunk = wanted[start : start + _KEYS_AT_ONCE]
-            pairs = ", ".join(["(?, ?)"] * len(chunk))
-            sql = (
-                f"WITH wanted (service, request_id) AS (VALUES {pairs}) "  # noqa: S608 - of "?"
-                "SELECT service, request_id, (SELECT min(ts) FROM metric WHERE "
-                "service = wanted.service AND request_id = wanted.request_id) FROM wanted"
-            )
-            found |= self._read(sql, [word for key in chunk for word in key], _times)
+        return self._look_up(
+            ("service", "request_id"),
+            list(keys),
+            "SELECT service, request_id, (SELECT min(ts) FROM metric WHERE "
+            "service = wanted.service AND request_id = wanted.request_id) FROM wanted",
+            _times,
+        )
+
+    def _look_up(
+        self,
+        columns: Sequence[str],
+        wanted: Sequence[tuple[object, ...]],
+        select: str,
+        take: Callable[[Rows], dict[_K, _V]],
+    ) -> dict[_K, _V]:
+        """Return what ``select`` finds for the rows of a table ``wanted`` with these columns."""
+        row = f"({', '.join('?' * len(columns))})"
+        at_once = _VALUES_AT_ONCE // len(columns)
+        found: dict[_K, _V] = {}
+        for start in range(0, len(wanted), at_once):
+            chunk = wanted[start : start + at_once]
+            rows = ", ".join([row] * len(chunk))
+            sql = f"WITH wanted ({', '.join(columns)}) AS (VALUES {rows}) {select}"
+            found |= self._read(sql, [value for key in chunk for value in key], take)
         return found
 
     def query(self, query: UsageQuery) -> Iterator[AIUsageMetric]:

@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["TranscriptImporter", "find_transcripts"]
 
 _HELD, _KEPT = 4000, 1000  # drafts: what memory a file may take, and how late a snapshot may come
-_MICROSECOND = timedelta(microseconds=1)
 _AGENT_FILE = "agent-"
 
 Key = tuple[str, str]

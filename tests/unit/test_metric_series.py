@@ -112,16 +112,21 @@ def test_a_call_after_close_is_dropped_and_counted_with_its_figures(client: Usag
     assert client.dropped().by_reason == {"closed": 1}
 
 
+def refusing(code: int) -> Callable[..., NoReturn]:
+    """Return a write that a disk refuses."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
 def test_a_call_that_a_full_disk_refuses_is_kept_in_memory_then_written(
     client: UsageClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And is not lost though the disk refuses for a while."""
-
-    def refuse(*_: object) -> NoReturn:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as disk:
-        disk.setattr(os, "write", refuse)
+        disk.setattr(os, "write", refusing(errno.ENOSPC))
         assert client.put_call(MetricSeries(LIKE), CALL) is PutResult.MEMORY
     assert client.flush().delivered == 1
     assert [metric.request_id for metric in client.query()] == ["chatcmpl-1"]
@@ -131,12 +136,8 @@ def test_a_call_that_memory_has_no_room_for_either_is_counted_with_its_figures(
     client: UsageClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is lost in silence."""
-
-    def refuse(*_: object) -> NoReturn:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as disk:
-        disk.setattr(os, "write", refuse)
+        disk.setattr(os, "write", refusing(errno.EIO))
         disk.setattr(client._pipeline.spool.ring, "offer", lambda _payload: False)
         assert client.put_call(MetricSeries(LIKE), CALL) is PutResult.DROPPED
     assert lost(client) == (1, 7, 5, Decimal("0.50"))
